@@ -6,7 +6,7 @@
 __all__ = ['BandImage', 'LandslideMask', 'show_batch', 'show_results', 'ScaleBands', 'BandBlock', 'LandslideBlock',
            'landslide_block', 'landslide_dls']
 
-# %% ../nbs/02_block.ipynb #f99f2988
+# %% ../nbs/02_block.ipynb #d8e36312
 from pathlib import Path
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from fastai.data.transforms import RandomSplitter
 from fastai.torch_core import TensorImageBase, TensorMask, show_image
 from fastai.vision.data import get_grid
 from fastcore.basics import listify
-from fastprogress.fastprogress import progress_bar
 from fasttransform import Transform
 from plum import dispatch
-from .data import RGB, PatchError, Scaling, measure_scaling, patch_files, read_mask, read_patch, rgb
+from .data import RGB, PatchError, Scaling, measure_scaling, patch_files, read_mask, read_patch, rgb, with_bar
 
 # %% ../nbs/02_block.ipynb #e0e277cc
 class BandImage(TensorImageBase):
@@ -87,7 +86,7 @@ def LandslideBlock():
     "A `TransformBlock` for landslide masks"
     return TransformBlock(type_tfms=LandslideMask.create)
 
-# %% ../nbs/02_block.ipynb #3b5d00b3
+# %% ../nbs/02_block.ipynb #771bc44c
 def landslide_block(
     scaling: Scaling,     # constants of the training split
     splitter = None,      # fastai splitter over `PatchFile`s, a random fifth for validation by default
@@ -114,5 +113,5 @@ def landslide_dls(
     splitter = RandomSplitter(valid_pct, seed=seed)
     if scaling is None:
         train = [files[i] for i in splitter(files)[0]]
-        scaling = measure_scaling(read_patch(f.img) for f in progress_bar(train, display=progress))
+        scaling = measure_scaling(read_patch(f.img) for f in with_bar(train, progress))
     return landslide_block(scaling, splitter, batch_tfms).dataloaders(files, bs=bs, **kwargs)

@@ -6,14 +6,14 @@
 __all__ = ['NO_CRF', 'CRF_GRID', 'CRFParams', 'guide_image', 'pairwise_features', 'guided_crf', 'dense_crf', 'crf_mask',
            'crf_split', 'search_crf']
 
-# %% ../nbs/30_crf.ipynb #05fb4c4c
+# %% ../nbs/30_crf.ipynb #33845184
 from dataclasses import dataclass, replace
 from itertools import product
 import numpy as np
 import pydensecrf.densecrf as dcrf
 import torch
 from fastprogress.fastprogress import progress_bar
-from .data import N_BANDS, RGB, rgb
+from .data import N_BANDS, RGB, band_index
 from .metrics import confusion, scores
 
 # %% ../nbs/30_crf.ipynb #1058540b
@@ -39,7 +39,7 @@ class CRFParams:
 
 NO_CRF = CRFParams(compat_smooth=0, compat=0)
 
-# %% ../nbs/30_crf.ipynb #e6b4dc46
+# %% ../nbs/30_crf.ipynb #566012a9
 def guide_image(
     x,                   # `(14, H, W)` patch, any linear scaling of the bands
     bands: tuple = RGB,  # the K bands that make the guide
@@ -47,9 +47,10 @@ def guide_image(
 ) -> np.ndarray: # `(H, W, K)` float32 in 0…255
     "The image whose edges the CRF follows; a non-finite patch or one without fourteen bands raises `ValueError`"
     if np.ndim(x) != 3 or len(x) != N_BANDS: raise ValueError(f'patch has shape {tuple(np.shape(x))}, expected ({N_BANDS}, H, W)')
-    guide = 255 * rgb(x, tuple(bands), pct)
-    if not np.isfinite(guide).all(): raise ValueError('patch has values that are not finite in the bands of the guide')
-    return np.ascontiguousarray(guide, dtype=np.float32)
+    x = torch.as_tensor(x).detach().float().cpu().numpy()[band_index(list(bands))]
+    if not np.isfinite(x).all(): raise ValueError(f'patch has values that are not finite in the bands of the guide ({" ".join(bands)})')
+    lo, hi = np.percentile(x, pct, axis=(1, 2), keepdims=True)
+    return np.ascontiguousarray((255 * (x - lo) / np.maximum(hi - lo, 1e-9)).clip(0, 255).transpose(1, 2, 0), dtype=np.float32)
 
 # %% ../nbs/30_crf.ipynb #d16c34a4
 def pairwise_features(

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'LAYOUTS', 'SPLITS', 'Band', 'band_index',
            'to_l4s_units', 'PatchError', 'read_h5', 'read_patch', 'read_mask', 'atomic_path', 'write_h5', 'write_patch',
-           'write_mask', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'Scaling', 'measure_scaling', 'rgb']
+           'write_mask', 'with_bar', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'Scaling',
+           'measure_scaling', 'rgb']
 
-# %% ../nbs/00_data.ipynb #287987e4
+# %% ../nbs/00_data.ipynb #bb7d09aa
 import os, re, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from fastprogress.fastprogress import progress_bar
 
 # %% ../nbs/00_data.ipynb #6021304c
 @dataclass(frozen=True)
@@ -161,6 +163,14 @@ def write_mask(
 ):
     "Write a mask as the benchmark does: key `mask`, `(H, W)` uint8"
     write_h5(path, mask=np.asarray(mask, dtype=np.uint8))
+
+# %% ../nbs/00_data.ipynb #1a275688
+def with_bar(
+    items,              # anything with a length
+    show: bool = True   # False gives the items back without a bar, and without a trace on the terminal
+):
+    "The items under a fastprogress bar"
+    return progress_bar(items) if show else items
 
 # %% ../nbs/00_data.ipynb #8442bfb6
 LAYOUTS = {'contest': {s: (f'{d}/img', f'{d}/mask') for s, d in dict(train='TrainData', valid='ValidData', test='TestData').items()},

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['select_class_balanced', 'query_teacher', 'PseudoBank']
 
-# %% ../nbs/21_pseudo.ipynb #570905b4
+# %% ../nbs/21_pseudo.ipynb #82ee2756
 import numpy as np
 import torch
 from torch import nn
 from fastai.torch_core import to_device
-from fastprogress.fastprogress import progress_bar
-from .data import IGNORE
+from .data import IGNORE, with_bar
 from .precision import autocast
 from .uncertainty import mc_dropout, uncertainty_map
 
@@ -39,7 +38,7 @@ def select_class_balanced(
         thresholds.append(float(t))
     return labels.reshape(pred.shape), tuple(thresholds)
 
-# %% ../nbs/21_pseudo.ipynb #2526ddde
+# %% ../nbs/21_pseudo.ipynb #816a4cfa
 def query_teacher(
     teacher: nn.Module,  # frozen; gives logits
     dl,                  # un-augmented patches in order: a fastai or torch loader of `x` or `(x, …)` batches
@@ -53,7 +52,7 @@ def query_teacher(
     "Ten passes over every patch; the probability is the softmax of the mean logits"
     device = next(teacher.parameters()).device
     probs, uncs = [], []
-    for i, b in enumerate(progress_bar(dl, display=progress)):
+    for i, b in enumerate(with_bar(dl, progress)):
         x = to_device(b[0] if isinstance(b, (tuple, list)) else b, device)
         with autocast(device, amp): mean, var = mc_dropout(teacher, x, n, p, None if seed is None else seed + i)
         probs.append(mean.softmax(1)[:, 1].cpu().numpy())

@@ -73,7 +73,7 @@ def pseudo_dl(
     for k in ('_types', '_n_inp'): vars(res).pop(k, None)
     return res
 
-# %% ../nbs/22_selftrain.ipynb #13003b8e
+# %% ../nbs/22_selftrain.ipynb #4fdb63dc
 class SelfTraining(Callback):
     "Add pseudo-labelled patches to each training batch, mix up both halves, and sum their losses (Zhang et al., equation 5)"
     order, run_valid = 20, False
@@ -89,7 +89,7 @@ class SelfTraining(Callback):
     ):
         self.bank, self.augment, self.bs, self.alpha, self.weight = bank, augment, bs, alpha, weight
         self.refresh, self.from_student, self.seed = refresh, from_student, seed
-        self.history, self.batches, self.half = [], None, None
+        self.history, self.batches, self.halves = [], None, None
 
     def before_fit(self):
         if self.bank.labels is None: self.bank.make()
@@ -116,24 +116,24 @@ class SelfTraining(Callback):
                                                          'give SelfTraining the augmentation that the labelled ones have')
         lam = draw_lam(self.alpha, self.rng)
         perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
-        self.half = dict(lam=lam, y=y, perm=perm, yu=yu, perm_u=perm_u)
+        self.halves = dict(lam=lam, y=y, perm=perm, yu=yu, perm_u=perm_u)
         self.learn.xb = (torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]), *self.xb[1:])
 
     def after_pred(self):
-        n = len(self.half['y'])
-        self.half['logits'] = self.pred[:n]
-        self.half['logits_u'] = self.pred[n:]
-        self.learn.pred = self.half['logits']
+        n = len(self.halves['y'])
+        self.halves['logits'] = self.pred[:n]
+        self.halves['logits_u'] = self.pred[n:]
+        self.learn.pred = self.halves['logits']
 
     def after_loss(self):
-        h, lam = self.half, self.half['lam']
+        h, lam = self.halves, self.halves['lam']
         labelled = self.loss_grad if lam == 1 else lam*self.loss_grad + (1 - lam)*self.loss_func(h['logits'], h['y'][h['perm']])
         unlabelled = mixed_loss(self.loss_func, h['logits_u'], h['yu'], lam, h['perm_u'])
         self.learn.loss_grad = labelled + self.weight * unlabelled
         self.learn.loss = self.learn.loss_grad.clone()
         self.history.append(dict(lam=lam, loss_labelled=labelled.detach(), loss_unlabelled=unlabelled.detach(),
                                  kept_background=(h['yu'] == 0).sum(), kept_landslide=(h['yu'] == 1).sum()))
-        self.half = None
+        self.halves = None
 
     def log(self,
         since: int = 0 # first iteration

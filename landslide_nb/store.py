@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['Split', 'read_split', 'SplitDL', 'split_dls']
 
-# %% ../nbs/03_store.ipynb #c76843aa
+# %% ../nbs/03_store.ipynb #d5320180
 from dataclasses import dataclass
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastcore.basics import chunked, listify
-from fastprogress.fastprogress import progress_bar
 from .block import BandImage, LandslideMask, ScaleBands
-from .data import IGNORE, N_BANDS, Scaling, measure_scaling, patch_files, read_mask, read_patch
+from .data import IGNORE, N_BANDS, Scaling, measure_scaling, patch_files, read_mask, read_patch, with_bar
 
 # %% ../nbs/03_store.ipynb #5c89d872
 @dataclass(eq=False)
@@ -52,7 +51,7 @@ class Split:
         "The scaling constants of this split"
         return measure_scaling(self.x)
 
-# %% ../nbs/03_store.ipynb #edc5f422
+# %% ../nbs/03_store.ipynb #d97d2a27
 def read_split(
     root,                 # data folder in either layout, or a bare folder of images
     split: str = 'train', # 'train', 'valid' or 'test'
@@ -64,7 +63,7 @@ def read_split(
     first = read_patch(files[0].img)
     x = np.empty((len(files), *first.shape), dtype=np.float32)
     y = None if files[0].mask is None else np.empty((len(files), *first.shape[1:]), dtype=np.uint8)
-    for i, f in enumerate(progress_bar(files, display=progress)):
+    for i, f in enumerate(with_bar(files, progress)):
         x[i] = read_patch(f.img)
         if y is not None: y[i] = read_mask(f.mask)
     return Split(x, y, [f.n for f in files])

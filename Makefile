@@ -1,0 +1,55 @@
+# Needs Python 3.11 or later and a C++ compiler (the dense CRF is built from source).
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT = demo
+# Notebooks call the commands by name
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help env demo test export check dist-check clean
+
+help:  ## list what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
+
+env: $(VENV)/.stamp  ## the environment in .venv; instant when nothing it depends on has changed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or later is needed, this is {v[0]}.{v[1]}" if v < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]' || \
+	  { command -v c++ g++ clang++ >/dev/null || echo 'No C++ compiler was found; pydensecrf2 is built with one.' >&2; exit 1; }
+	@touch $@
+
+demo: env  ## the whole method on a small synthetic world, into the folder OUT=demo
+	$(BIN)/landslide-demo '$(OUT)'
+
+test: env  ## every notebook and every test
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
+	$(BIN)/pytest
+
+export: env  ## modules from notebooks, notebooks cleaned, README.md from nbs/index.ipynb
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python tools/readme.py
+
+check: export  ## a committed tree holds exactly what its notebooks give
+	@changes=$$(git status --porcelain); \
+	if [[ -n $$changes ]]; then \
+	  git --no-pager diff; \
+	  printf '%s\n' "$$changes" 'The tree differs from what its notebooks give, or holds work not yet committed.' >&2; \
+	  exit 1; \
+	fi
+
+dist-check: env  ## sdist, a wheel from the sdist, and that wheel at work in an environment of its own
+	$(BIN)/python tools/dist_check.py
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info _proc _docs .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,166 @@
+"""The commands as a user runs them: processes with arguments, files, exit statuses and one-line errors."""
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+BIN = Path(sys.executable).parent
+REAL = Path(__file__).parents[2]/'shared/data/real_patches'
+TINY = '''
+[defaults]
+backbone = "test_resnet"
+iters = 4
+every = 2
+bs = 2
+size = 128
+
+[[stages]]
+name = "teacher"
+
+[[stages]]
+name = "student"
+teacher = "teacher"
+unlabelled = ["valid", "test"]
+init = "teacher"
+'''
+
+
+def run(command, *args):
+    return subprocess.run([BIN/f'landslide-{command}', *map(str, args)], capture_output=True, text=True)
+
+
+def refused(res, command, *words):
+    "One line on standard error that starts with the command and holds the words, status 1"
+    assert res.returncode == 1, res.stderr
+    lines = res.stderr.strip().splitlines()
+    lines = [o for o in lines if 'Warning' not in o and 'warnings.warn' not in o]
+    assert len(lines) == 1 and lines[0].startswith(f'landslide-{command}: '), res.stderr
+    assert all(w in lines[0] for w in words), lines[0]
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp('data')/'a world'
+    res = run('synth', out, '--train', 6, '--valid', 3, '--test', 2, '--seed', 3)
+    assert res.returncode == 0, res.stderr
+    return out
+
+
+@pytest.fixture(scope='module')
+def trained(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run')
+    (folder/'tiny.toml').write_text(TINY)
+    res = run('train', world, folder/'run', '--recipe', folder/'tiny.toml', '--truth', world/'truth')
+    assert res.returncode == 0, res.stderr
+    return folder/'run'
+
+
+def test_synth_writes_the_contest_layout(world):
+    for split, n in (('Train', 6), ('Valid', 3), ('Test', 2)):
+        assert len(list((world/f'{split}Data/img').glob('image_*.h5'))) == n
+    assert len(list((world/'TrainData/mask').glob('mask_*.h5'))) == 6
+    assert not (world/'ValidData/mask').exists()
+    assert len(list((world/'truth/valid').glob('mask_*.h5'))) == 3
+    with h5py.File(world/'TrainData/img/image_1.h5') as f:
+        assert f['img'].shape == (128, 128, 14) and f['img'].dtype == np.float64
+    with h5py.File(world/'truth/test/mask_1.h5') as f:
+        assert f['mask'].shape == (128, 128) and f['mask'].dtype == np.uint8
+
+
+def test_synth_refuses_to_write_over_a_world(world):
+    before = sorted(world.rglob('*'))
+    refused(run('synth', world, '--train', 1, '--valid', 1, '--test', 1), 'synth', str(world))
+    assert sorted(world.rglob('*')) == before
+
+
+def test_train_leaves_a_folder_a_stage(trained):
+    for stage in ('teacher', 'student'):
+        assert {p.name for p in (trained/stage).iterdir()} >= {'model.safetensors', 'model.json', 'metrics.csv', 'curves.png'}
+        assert json.loads((trained/stage/'model.json').read_text())['config']['backbone'] == 'test_resnet'
+    summary = json.loads((trained/'summary.json').read_text())
+    assert set(summary['stages']['student']['scores']) == {'valid', 'test'}
+    assert summary['patches'] == {'train': 6, 'valid': 3, 'test': 2}
+
+
+def test_huggingface_layout_trains_to_the_same_weights(world, trained, tmp_path):
+    hf = tmp_path/'hf'
+    for ours, theirs in (('Train', 'train'), ('Valid', 'validation'), ('Test', 'test')):
+        (hf/'images').mkdir(parents=True, exist_ok=True)
+        (hf/f'images/{theirs}').symlink_to(world/f'{ours}Data/img')
+    (hf/'annotations').mkdir()
+    (hf/'annotations/train').symlink_to(world/'TrainData/mask')
+    (tmp_path/'tiny.toml').write_text(TINY)
+    res = run('train', hf, tmp_path/'run', '--recipe', tmp_path/'tiny.toml', '--truth', world/'truth')
+    assert res.returncode == 0, res.stderr
+    model = 'student/model.safetensors'
+    assert (tmp_path/'run'/model).read_bytes() == (trained/model).read_bytes()
+
+
+def test_predict_writes_masks_maps_and_a_zip(world, trained, tmp_path):
+    res = run('predict', trained/'student', world, tmp_path/'p', '--split', 'test', '--crf', '--uncertainty', '--prob', '--zip')
+    assert res.returncode == 0, res.stderr
+    names = [f'{k}_{n}.h5' for k in ('mask', 'prob', 'uncertainty') for n in (1, 2)]
+    assert sorted(p.name for p in (tmp_path/'p').iterdir()) == sorted([*names, 'submission.zip'])
+    with h5py.File(tmp_path/'p/mask_2.h5') as f:
+        assert f['mask'].dtype == np.uint8 and set(np.unique(f['mask'])) <= {0, 1}
+    with h5py.File(tmp_path/'p/uncertainty_2.h5') as f:
+        assert f['uncertainty'].shape == (128, 128) and (f['uncertainty'][()] >= 0).all()
+    with zipfile.ZipFile(tmp_path/'p/submission.zip') as z:
+        assert z.namelist() == ['mask_1.h5', 'mask_2.h5'] and z.testzip() is None
+
+
+def test_score_of_truth_against_itself(world):
+    res = run('score', world/'truth/valid', world/'truth/valid', '--json')
+    assert json.loads(res.stdout) == dict(precision=1., recall=1., f1=1., iou=1., patches=3)
+
+
+def test_score_pools_pixels(tmp_path):
+    "Patch 1: 1 of 4 landslide pixels found, 0 false. Patch 2: no landslide, 3 false alarms. Pooled P = 1/4, R = 1/4"
+    for name, masks in (('pred', ([1, 0, 0, 0], [1, 1, 1, 0])), ('truth', ([1, 1, 1, 1], [0, 0, 0, 0]))):
+        for n, m in enumerate(masks, 1):
+            (tmp_path/name).mkdir(exist_ok=True)
+            with h5py.File(tmp_path/name/f'mask_{n}.h5', 'w') as f:
+                f['mask'] = np.array(m, dtype=np.uint8).reshape(2, 2)
+    s = json.loads(run('score', tmp_path/'pred', tmp_path/'truth', '--json').stdout)
+    assert (s['precision'], s['recall'], s['f1']) == (.25, .25, .25)
+    assert abs(s['iou'] - 1/7) < 1e-12
+
+
+def test_mistakes_are_one_line(world, trained, tmp_path):
+    empty = tmp_path/'empty'
+    empty.mkdir()
+    refused(run('train', tmp_path/'none', tmp_path/'o'), 'train', 'none', 'no such folder')
+    refused(run('train', empty, tmp_path/'o'), 'train', 'empty')
+    refused(run('train', world, tmp_path/'o', '--recipe', 'papper'), 'train', 'papper')
+    refused(run('train', world, trained, '--recipe', 'demo'), 'train', 'already holds')
+    refused(run('predict', empty, world, tmp_path/'o'), 'predict', 'empty')
+    refused(run('predict', trained/'student', empty, tmp_path/'o'), 'predict', 'empty')
+    refused(run('predict', trained/'student', world, tmp_path/'o', '--split', 'all'), 'predict', 'all')
+    refused(run('score', empty, world/'truth/valid'), 'score', 'empty')
+    refused(run('score', world/'truth/test', world/'truth/valid'), 'score', 'mask_3.h5')
+    refused(run('demo', world), 'demo', 'not empty')
+    assert not (tmp_path/'o').exists()
+
+
+def test_a_broken_patch_is_named(world, trained, tmp_path):
+    folder = tmp_path/'img'
+    folder.mkdir()
+    (folder/'image_1.h5').write_bytes((world/'TestData/img/image_1.h5').read_bytes())
+    (folder/'image_7.h5').write_bytes(b'\x89HDF\r\n\x1a\n' + b'\0'*100)
+    refused(run('predict', trained/'student', folder, tmp_path/'o'), 'predict', 'image_7.h5')
+    assert not (tmp_path/'o').exists()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='the folder with real Sentinel-2 patches is not beside this checkout')
+def test_real_pixels(trained, tmp_path):
+    res = run('predict', trained/'student', REAL, tmp_path/'p', '--crf', '--uncertainty')
+    assert res.returncode == 0, res.stderr
+    assert len(list((tmp_path/'p').glob('mask_*.h5'))) == len(list((REAL/'ValidData/img').glob('*.h5'))) == 4
+    for p in (tmp_path/'p').glob('uncertainty_*.h5'):
+        with h5py.File(p) as f:
+            assert np.isfinite(f['uncertainty'][()]).all()

@@ -1,0 +1,195 @@
+"""The package as it is built, installed and laid out: its metadata, commands, floors and notebooks."""
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import distribution, packages_distributions
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from fastcore.nbio import mk_cell, new_nb, read_nb, write_nb
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import landslide_nb
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT/'landslide_nb'
+NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+INSTALL = '#| hide\n#| eval: false\n!pip install -q git+https://github.com/landslide-nb/landslide_nb'
+
+
+def settings():
+    parser = ConfigParser(delimiters=['='])
+    parser.read(ROOT/'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
+CFG = settings()
+COMMANDS = dict(o.split('=') for o in CFG['console_scripts'].split())
+
+
+def default_exp(path):
+    "The module a notebook is exported to, if any"
+    found = re.findall(r'^#\| *default_exp +(\S+)', '\n'.join(o.source for o in read_nb(path).cells), re.M)
+    assert len(found) <= 1, f'{path.name} names several modules'
+    return found[0] if found else None
+
+
+FLOORS = [name for name in map(default_exp, sorted((ROOT/'nbs').glob('*.ipynb'))) if name]
+MODULES = sorted(o.stem for o in PACKAGE.glob('*.py') if not o.stem.startswith('_'))
+
+
+def tree(module): return ast.parse((PACKAGE/f'{module}.py').read_text(encoding='utf-8'))
+
+
+def imports(module):
+    "Dotted names that `module` imports anywhere in its body, those of this package starting with a dot"
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import): names = [o.name for o in node.names]
+        elif not isinstance(node, ast.ImportFrom): continue
+        elif node.level and not node.module: names = [f'.{o.name}' for o in node.names]
+        elif node.module == 'landslide_nb': names = [f'.{o.name}' for o in node.names]
+        else: names = ['.'*node.level + node.module]
+        for name in names: yield re.sub(r'^landslide_nb\.', '.', name)
+
+
+def python(code):
+    "What a fresh interpreter prints for `code`"
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    return res.stdout.split()
+
+
+# Metadata
+
+def test_metadata_is_what_settings_say():
+    dist = distribution('landslide_nb')
+    meta = dist.metadata
+    assert landslide_nb.__version__ == dist.version == CFG['version']
+    assert meta['Summary'] == CFG['description']
+    assert meta['License-Expression'] == CFG['license']
+    assert meta['Requires-Python'] == f">={CFG['min_python']}"
+    assert meta.get_all('Project-URL') == [f"Repository, {CFG['url']}"]
+    assert meta.get_all('Classifier') == CFG['classifiers'].splitlines()
+    plain = {str(Requirement(o)) for o in CFG['requirements'].split()}
+    dev = {str(Requirement(f'{o}; extra == "dev"')) for o in CFG['dev_requirements'].split()}
+    assert {str(Requirement(o)) for o in dist.requires} == plain | dev
+    entries = {(o.group, o.name, o.value) for o in dist.entry_points}
+    scripts = {('console_scripts', name, target) for name, target in COMMANDS.items()}
+    assert entries == scripts | {('nbdev', 'landslide_nb', 'landslide_nb._modidx:d')}
+
+
+def test_constraints_pin_a_release_of_every_requirement_that_satisfies_it():
+    pins = [Requirement(o) for o in (ROOT/'constraints.txt').read_text().splitlines() if o and not o.startswith('#')]
+    pinned = {canonicalize_name(o.name): str(o.specifier) for o in pins}
+    assert len(pinned) == len(pins)
+    assert all(re.fullmatch(r'==[\d.]+', o) for o in pinned.values())
+    for req in map(Requirement, (CFG['requirements'] + ' ' + CFG['dev_requirements']).split()):
+        if req.marker and not req.marker.evaluate(): continue
+        assert req.specifier.contains(pinned[canonicalize_name(req.name)][2:]), req
+
+
+def test_every_third_party_import_is_a_declared_requirement():
+    declared = {canonicalize_name(Requirement(o).name) for o in CFG['requirements'].split()}
+    owners = packages_distributions()
+    used = {o.split('.')[0] for o in chain.from_iterable(map(imports, MODULES)) if not o.startswith('.')}
+    for name in used - sys.stdlib_module_names - {'landslide_nb'}:
+        assert declared & set(map(canonicalize_name, owners.get(name, [name]))), f'{name} is imported but not declared'
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_command_explains_itself(command):
+    res = subprocess.run([Path(sys.executable).parent/command, '--help'], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    assert command in res.stdout
+
+
+# The house
+
+def test_every_module_has_one_notebook():
+    assert sorted(FLOORS) == MODULES
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_only_from_floors_below(module):
+    above = FLOORS[FLOORS.index(module):]
+    for name in imports(module):
+        if name.startswith('.'): assert name.lstrip('.').split('.')[0] not in above, f'{module} imports {name}'
+
+
+def test_the_ground_floor_stands_alone():
+    loaded = python('import sys, landslide_nb.data; print(*sys.modules)')
+    assert [o for o in loaded if o.startswith('landslide_nb.')] == ['landslide_nb.data']
+    assert not {'pydensecrf', 'timm', 'segmentation_models_pytorch', 'fastai'} & set(loaded)
+
+
+def test_importing_draws_nothing_and_leaves_nothing_running():
+    lines = '\n'.join(f'import landslide_nb.{o}' for o in MODULES)
+    state = 'import threading, matplotlib.pyplot as plt, torch\nprint(threading.active_count(), len(plt.get_fignums()), torch.is_grad_enabled())'
+    assert python(f'{lines}\n{state}') == ['1', '0', 'True']
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_nothing_read_from_disk_can_run_code(module):
+    assert not {'pickle', 'joblib', 'dill', 'cloudpickle', 'shelve', 'marshal'} & {o.split('.')[0] for o in imports(module)}
+    for node in ast.walk(tree(module)):
+        if not isinstance(node, ast.Call): continue
+        call = ast.unparse(node.func)
+        given = {o.arg: ast.unparse(o.value) for o in node.keywords}
+        assert call not in ('eval', 'exec', 'load_learner', 'yaml.load'), f'{call} in {module}'
+        assert given.get('allow_pickle', 'False') == 'False', f'{call} in {module}'
+        if call == 'torch.load': assert given.get('weights_only') == 'True', f'torch.load in {module}'
+
+
+# Notebooks
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
+def test_notebook_form(path):
+    assert path.stat().st_size < 300_000
+    cells = read_nb(path).cells
+    assert cells[0].cell_type == 'markdown' and re.match(r'# .+\n\n> .+', cells[0].source), 'title and subtitle come first'
+    assert not [o for c in cells for o in c.get('outputs', []) if o.output_type == 'error'], 'a stored error'
+    text = path.read_text(encoding='utf-8')
+    assert str(ROOT) not in text and str(Path.home()) not in text, 'a path of this machine'
+    if path.name == 'index.ipynb': return
+    assert INSTALL in [o.source.strip() for o in cells], 'the hidden install cell is missing'
+    assert (default_exp(path) is None) == ('tutorials' in path.parts)
+
+
+# The README
+
+@pytest.fixture(scope='module')
+def readme():
+    spec = importlib.util.spec_from_file_location('readme', ROOT/'tools/readme.py')
+    mod = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mod)
+    return mod
+
+
+def test_readme_is_what_the_index_gives(readme):
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == readme.readme(ROOT/'nbs/index.ipynb')
+
+
+def test_readme_shows_what_a_reader_sees(readme, tmp_path):
+    result = dict(output_type='execute_result', data={'text/plain': '3'}, metadata={}, execution_count=1)
+    figure = dict(output_type='display_data', data={'image/png': 'aaaa', 'text/plain': '<Figure>'}, metadata={})
+    table = dict(output_type='display_data', data={'text/plain': 'x', 'text/markdown': '| a |\n|---|\n| 1 |'}, metadata={})
+    warning = dict(output_type='stream', name='stderr', text='beware')
+    cells = [mk_cell('# Title\n\n> Sub', 'markdown'), mk_cell('#| hide\nsecret()'), mk_cell('#| eval: false\nrun()'),
+             mk_cell('1 + 2', outputs=[result]), mk_cell('plot()', outputs=[figure, warning, table])]
+    write_nb(new_nb(cells), tmp_path/'index.ipynb')
+    parts = [readme.HEAD, '# Title\n\n> Sub', '```python\nrun()\n```', '```python\n1 + 2\n```', '    3',
+             '```python\nplot()\n```', '| a |\n|---|\n| 1 |']
+    assert readme.readme(tmp_path/'index.ipynb') == '\n\n'.join(parts) + '\n'
+
+
+def test_readme_links_lead_somewhere_from_the_root(readme):
+    nbs = ROOT/'nbs'
+    assert readme.from_root('[a](00_data.ipynb#bands)', nbs) == '[a](nbs/00_data.ipynb#bands)'
+    for text in ('[a](https://example.org/00_data.ipynb)', '[a](#bands)', '[a](nowhere.ipynb)'): assert readme.from_root(text, nbs) == text
+    links = re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', (ROOT/'README.md').read_text(encoding='utf-8'))
+    assert [o for o in links if not (ROOT/o).exists()] == []
