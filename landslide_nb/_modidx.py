@@ -142,6 +142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'landslide_nb.plot.figure2_panel': ('plot.html#figure2_panel', 'landslide_nb/plot.py'),
                                    'landslide_nb.plot.outline': ('plot.html#outline', 'landslide_nb/plot.py'),
                                    'landslide_nb.plot.overlay': ('plot.html#overlay', 'landslide_nb/plot.py'),
+                                   'landslide_nb.plot.plot_calibration': ('plot.html#plot_calibration', 'landslide_nb/plot.py'),
                                    'landslide_nb.plot.plot_curves': ('plot.html#plot_curves', 'landslide_nb/plot.py'),
                                    'landslide_nb.plot.plot_risk_coverage': ('plot.html#plot_risk_coverage', 'landslide_nb/plot.py'),
                                    'landslide_nb.plot.plot_table': ('plot.html#plot_table', 'landslide_nb/plot.py'),

@@ -6,19 +6,20 @@
 __all__ = ['one_line_errors', 'check_counts', 'synth', 'train', 'stage_table', 'predict', 'score', 'as_json', 'score_table',
            'demo']
 
-# %% ../nbs/50_cli.ipynb #98d1201f
-import json, sys
+# %% ../nbs/50_cli.ipynb #024852d4
+import json, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from fastcore.script import call_parse, store_true
 from .data import PatchError
 
-# %% ../nbs/50_cli.ipynb #f0131d72
+# %% ../nbs/50_cli.ipynb #75751650
 @contextmanager
 def one_line_errors(
     command: str # name shown before the line
 ):
     "Turn a user's mistake into one line and exit status 1, an interrupt into status 130; bugs keep their traceback"
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     from landslide_nb.models import ModelError
     from landslide_nb.recipe import RecipeError
     try: yield
@@ -143,8 +144,8 @@ def score_table(
     head = ' '.join(f'{k:>10}' for k in ('precision', 'recall', 'F1', 'IoU', 'patches'))
     return head + '\n' + ' '.join(f'{100*s[k]:10.2f}' for k in ('precision', 'recall', 'f1', 'iou')) + f' {s["patches"]:10d}'
 
-# %% ../nbs/50_cli.ipynb #16ed055f
-@call_parse
+# %% ../nbs/50_cli.ipynb #24df9092
+@call_parse(pos=['out'])
 def demo(
     out: str = 'demo', # folder for the world, the run and the results
     seed: int = 0      # of the world and of the training

@@ -6,25 +6,25 @@
 __all__ = ['NO_CRF', 'CRF_GRID', 'CRFParams', 'guide_image', 'pairwise_features', 'guided_crf', 'dense_crf', 'crf_mask',
            'crf_split', 'search_crf']
 
-# %% ../nbs/30_crf.ipynb #33845184
+# %% ../nbs/30_crf.ipynb #a3432da9
 from dataclasses import dataclass, replace
 from itertools import product
 import numpy as np
 import pydensecrf.densecrf as dcrf
 import torch
 from fastprogress.fastprogress import progress_bar
-from .data import N_BANDS, RGB, band_index
+from .data import N_BANDS, RGB, band_index, rgb
 from .metrics import confusion, scores
 
-# %% ../nbs/30_crf.ipynb #1058540b
+# %% ../nbs/30_crf.ipynb #dabfe00a
 @dataclass(frozen=True)
 class CRFParams:
     "Parameters of the dense CRF"
     iters: int = 10               # mean-field iterations
     sxy_smooth: float = 1.        # standard deviation of the smoothness kernel, pixels
     compat_smooth: float = 1.     # its weight, 0 for none
-    sxy: float = 20.              # standard deviation in space of the bilateral kernel, pixels
-    sguide: float = 20.           # standard deviation in the guide, grey levels of 0…255
+    sxy: float = 10.              # standard deviation in space of the bilateral kernel, pixels
+    sguide: float = 10.           # standard deviation in the guide, grey levels of 0…255
     compat: float = 4.            # weight of the bilateral kernel, 0 for none
     guide_bands: tuple = RGB      # bands that make the guide
     pct: tuple = (2, 98)          # percentiles of each band stretched to 0 and 255
@@ -39,7 +39,7 @@ class CRFParams:
 
 NO_CRF = CRFParams(compat_smooth=0, compat=0)
 
-# %% ../nbs/30_crf.ipynb #566012a9
+# %% ../nbs/30_crf.ipynb #5d2b12e5
 def guide_image(
     x,                   # `(14, H, W)` patch, any linear scaling of the bands
     bands: tuple = RGB,  # the K bands that make the guide
@@ -47,10 +47,10 @@ def guide_image(
 ) -> np.ndarray: # `(H, W, K)` float32 in 0…255
     "The image whose edges the CRF follows; a non-finite patch or one without fourteen bands raises `ValueError`"
     if np.ndim(x) != 3 or len(x) != N_BANDS: raise ValueError(f'patch has shape {tuple(np.shape(x))}, expected ({N_BANDS}, H, W)')
-    x = torch.as_tensor(x).detach().float().cpu().numpy()[band_index(list(bands))]
-    if not np.isfinite(x).all(): raise ValueError(f'patch has values that are not finite in the bands of the guide ({" ".join(bands)})')
-    lo, hi = np.percentile(x, pct, axis=(1, 2), keepdims=True)
-    return np.ascontiguousarray((255 * (x - lo) / np.maximum(hi - lo, 1e-9)).clip(0, 255).transpose(1, 2, 0), dtype=np.float32)
+    v = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    if not np.isfinite(v[band_index(list(bands))]).all():
+        raise ValueError(f'patch has values that are not finite in the bands of the guide ({" ".join(bands)})')
+    return np.ascontiguousarray(255 * rgb(x, tuple(bands), pct), dtype=np.float32)
 
 # %% ../nbs/30_crf.ipynb #d16c34a4
 def pairwise_features(
@@ -64,14 +64,14 @@ def pairwise_features(
     feats = [x, y] if guide is None else [x, y, *np.moveaxis(guide, -1, 0) / sguide]
     return np.stack(feats).reshape(len(feats), -1).astype(np.float32)
 
-# %% ../nbs/30_crf.ipynb #44d9fe58
+# %% ../nbs/30_crf.ipynb #763d7ffb
 def guided_crf(
     prob,                            # `(H, W)` probability of landslide
     guide,                           # `(H, W, K)` guide in 0…255
     params: CRFParams = CRFParams()  # see `CRFParams`
 ) -> np.ndarray: # `(H, W)` float32 probability of landslide
     "Mean-field marginals of the dense CRF; a probability outside [0, 1], not finite, or of another shape raises `ValueError`"
-    prob = torch.as_tensor(prob).detach().float().cpu().numpy()
+    prob = np.asarray(prob.detach().cpu() if isinstance(prob, torch.Tensor) else prob, dtype=np.float32)
     if prob.ndim != 2: raise ValueError(f'probability has shape {prob.shape}, expected (H, W)')
     if np.ndim(guide) != 3 or np.shape(guide)[:2] != prob.shape:
         raise ValueError(f'guide has shape {np.shape(guide)}, expected {(*prob.shape, "K")} like the probability')
@@ -96,10 +96,10 @@ def crf_mask(
     prob,                            # `(H, W)` probability of landslide
     x,                               # `(14, H, W)` patch in benchmark units
     params: CRFParams = CRFParams(), # see `CRFParams`
-    threshold: float = .5            # landslide from this probability on
+    threshold: float = .5            # landslide above this probability
 ) -> np.ndarray: # `(H, W)` uint8: 1 landslide, 0 background
     "The mask after the CRF"
-    return (dense_crf(prob, x, params) >= threshold).astype(np.uint8)
+    return (dense_crf(prob, x, params) > threshold).astype(np.uint8)
 
 # %% ../nbs/30_crf.ipynb #66ca5f3f
 def crf_split(
@@ -113,8 +113,8 @@ def crf_split(
     if not len(probs): return np.zeros(np.shape(probs), dtype=np.float32)
     return np.stack([dense_crf(probs[i], xs[i], params) for i in progress_bar(range(len(probs)), display=progress)])
 
-# %% ../nbs/30_crf.ipynb #a189d8d8
-CRF_GRID = dict(sxy=(10., 20., 40.), sguide=(10., 20., 40.), compat=(2., 4., 8.))
+# %% ../nbs/30_crf.ipynb #0d371db5
+CRF_GRID = dict(sxy=(5., 10., 20.), sguide=(5., 10., 20.), compat=(2., 4., 8.))
 
 def search_crf(
     probs,                # `(N, H, W)` probabilities of landslide
@@ -123,7 +123,7 @@ def search_crf(
     grid: dict = None,    # values to try by name of a field of `CRFParams`, `CRF_GRID` by default
     metric: str = 'f1',   # key of `landslide_nb.metrics.scores` to maximise, over all pixels of all patches pooled
     n: int = 50,          # patches to use, evenly spaced over the split; None for all
-    threshold: float = .5,# landslide from this probability on
+    threshold: float = .5,# landslide above this probability
     base: CRFParams = CRFParams(), # fields that are not in the grid
     progress: bool = True # show a bar
 ) -> tuple: # best `CRFParams`, and a list of dicts: the grid's fields and the scores, 'no CRF' first

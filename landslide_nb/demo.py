@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ablation_rows', 'ablation_table', 'run_demo', 'save_figures']
 
-# %% ../nbs/45_demo.ipynb #93c553c1
+# %% ../nbs/45_demo.ipynb #61a030ee
 import csv, time
 from pathlib import Path
+import matplotlib.pyplot as plt
 import numpy as np
 from .crf import crf_split
-from .data import Scaling, atomic_path
+from .data import atomic_path
 from .models import load_model
 from .plot import figure2_panel, plot_uncertainty_hist
 from .predict import predict_split, score_masks, submission_zip, unlabelled_dl, write_predictions
@@ -46,7 +47,7 @@ def ablation_table(
     return '\n'.join(lines + [f'{r["model"]:<8} {r["variant"]:<14} ' + ' '.join(f'{100*r[k]:6.2f}' for k in ('precision', 'recall', 'f1'))
                               for r in rows])
 
-# %% ../nbs/45_demo.ipynb #5f4d70e9
+# %% ../nbs/45_demo.ipynb #4e47720d
 def run_demo(
     out,                     # folder for the world, the run and the results
     seed: int = 0,           # of the world and of the training
@@ -93,3 +94,4 @@ def save_figures(
     pred = (prob > .5).astype(np.uint8)
     ax = plot_uncertainty_hist(unc, pred, select_class_balanced(pred, unc)[1])
     with atomic_path(Path(out)/'uncertainty.png') as tmp: ax.figure.savefig(tmp, dpi=110)
+    plt.close('all')

@@ -8,7 +8,7 @@ __all__ = ['ARCHS', 'FORMAT', 'expand_stem', 'DropoutSite', 'apply_site', 'first
            'load_model']
 
 # %% ../nbs/10_models.ipynb #14212a1e
-import json
+import copy, json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 from . import __version__
 from .data import BANDS, N_BANDS, RGB, Scaling, atomic_path, band_index
@@ -28,15 +29,15 @@ def expand_stem(
     n_bands: int = N_BANDS, # bands of the new one
     rgb: tuple = tuple(band_index(RGB)) # positions of red, green and blue among them
 ) -> nn.Conv2d: # over `n_bands` bands, otherwise the same
-    "The convolution with its RGB filters on the right bands and their mean on the others"
+    "The convolution with its RGB filters on the right bands and their mean on the others; `ValueError` for a stem it cannot widen"
     if conv.in_channels != 3: raise ValueError(f'a stem of 3 bands is needed, this one has {conv.in_channels}')
-    new = nn.Conv2d(n_bands, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                    bias=conv.bias is not None, padding_mode=conv.padding_mode)
-    with torch.no_grad():
-        new.weight.copy_(conv.weight.mean(1, keepdim=True).expand_as(new.weight))
-        new.weight[:, list(rgb)] = conv.weight
-        new.weight *= 3 / n_bands
-        if conv.bias is not None: new.bias.copy_(conv.bias)
+    if isinstance(conv, (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)):
+        raise ValueError(f'{type(conv).__name__} standardises its own filters: RGB weights cannot be spread over {n_bands} bands')
+    new = copy.deepcopy(conv)
+    w = conv.weight.detach()
+    wide = w.mean(1, keepdim=True).repeat(1, n_bands, 1, 1)
+    wide[:, list(rgb)] = w
+    new.in_channels, new.weight = n_bands, nn.Parameter(wide * (3 / n_bands))
     return new
 
 # %% ../nbs/10_models.ipynb #073612ce
@@ -129,24 +130,26 @@ ARCHS = ('deeplabv3plus', 'hrnet', 'unet', 'unetplusplus', 'fpn', 'manet', 'link
 
 def create_segmenter(
     arch: str = 'deeplabv3plus',# one of `ARCHS`: 'hrnet', or a decoder of segmentation_models_pytorch
-    backbone: str = 'resnet50', # timm model
-    in_channels: int = N_BANDS, # bands
+    backbone: str = 'resnet50', # timm model, with or without the tag of its weights ('resnet50.a1_in1k')
+    in_channels: int = N_BANDS, # bands; with ImageNet weights 14 (RGB on B4, B3, B2) or 3 (RGB as it is)
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
     zoom: float = 1.            # magnification in evaluation: training size / patch size
 ) -> Segmenter:
-    "A segmenter with logits at the patch's size; `ValueError` for a name that is not known"
+    "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"
     check_known('architecture', arch, list(ARCHS))
-    check_known('backbone', backbone, timm.list_models())
+    if backbone not in timm.list_pretrained(): check_known('backbone', backbone, timm.list_models())
     if arch == 'hrnet' and not backbone.startswith('hrnet'): raise ValueError(f'hrnet needs an hrnet backbone, not {backbone!r}')
     if arch != 'hrnet' and backbone.startswith('hrnet'): raise ValueError(f'{arch} cannot take {backbone!r}: use arch hrnet')
     if pretrained and in_channels not in (3, N_BANDS):
         raise ValueError(f'ImageNet weights can be laid on 3 or {N_BANDS} bands, not {in_channels}')
     config = dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom)
     bands = 3 if pretrained else in_channels
-    if arch == 'hrnet': net = HRNet(backbone, bands, classes, pretrained)
-    else: net = smp.create_model(arch, encoder_name=f'tu-{backbone}', encoder_weights='imagenet' if pretrained else None,
-                                 in_channels=bands, classes=classes)
+    try:
+        if arch == 'hrnet': net = HRNet(backbone, bands, classes, pretrained)
+        else: net = smp.create_model(arch, encoder_name=f'tu-{backbone}', encoder_weights='imagenet' if pretrained else None,
+                                     in_channels=bands, classes=classes)
+    except (TypeError, ValueError, AssertionError) as e: raise ValueError(f'{arch} cannot take {backbone!r}: {e}') from None
     if bands != in_channels: widen_stem(net, in_channels)
     return Segmenter(net, config)
 
@@ -189,10 +192,10 @@ def save_model(
 ) -> Path: # the folder
     "Write `model.safetensors` and `model.json`"
     path = Path(path)
+    meta = json.dumps(dict(format=FORMAT, version=__version__, config=model.config, bands=[b.name for b in BANDS],
+                           scaling=scaling and scaling.to_dict(), recipe=recipe), indent=2)
     with atomic_path(path/'model.safetensors') as tmp: save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, tmp)
-    meta = dict(format=FORMAT, version=__version__, config=model.config, bands=[b.name for b in BANDS],
-                scaling=scaling and scaling.to_dict(), recipe=recipe)
-    with atomic_path(path/'model.json') as tmp: tmp.write_text(json.dumps(meta, indent=2) + '\n', encoding='utf-8')
+    with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
     return path
 
 # %% ../nbs/10_models.ipynb #0c4bf59d

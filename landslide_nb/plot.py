@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['COLOURS', 'PALETTE', 'CURVES', 'as_numpy', 'show_map', 'chart_axes', 'band_range', 'show_bands', 'overlay', 'outline',
            'show_composite', 'show_composites', 'show_uncertainty', 'error_map', 'figure2_panel',
-           'plot_uncertainty_hist', 'plot_curves', 'plot_table', 'plot_risk_coverage']
+           'plot_uncertainty_hist', 'plot_curves', 'plot_table', 'plot_risk_coverage', 'plot_calibration']
 
-# %% ../nbs/31_plot.ipynb #303b61de
-import math
+# %% ../nbs/31_plot.ipynb #07ffc0bd
+import math, os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
-from pathlib import Path
 from .data import BANDS, IGNORE, RGB, band_index, rgb
 
 # %% ../nbs/31_plot.ipynb #4de1a08c
@@ -53,7 +52,7 @@ def chart_axes(
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
-# %% ../nbs/31_plot.ipynb #80de20a7
+# %% ../nbs/31_plot.ipynb #8f4428f8
 def band_range(
     x,         # `(14, H, W)` patch in benchmark units
     band: str  # name of the band
@@ -66,21 +65,20 @@ def band_range(
 def show_bands(
     x,                   # `(14, H, W)` patch in benchmark units
     cols: int = 7,       # bands in a row
-    size: float = 1.6,   # side of a band, inches
-    pct: tuple = (2, 98) # percentiles shown as black and white, per band
+    size: float = 1.6    # side of a band, inches
 ): # the figure
-    "All bands with name, wavelength, and range in the raw unit"
+    "All bands, stretched from the 2nd to the 98th percentile, with name, wavelength, and range in the raw unit"
     x = as_numpy(x)
     rows = math.ceil(len(BANDS) / cols)
     fig, axs = plt.subplots(rows, cols, figsize=(cols * size, rows * (size + .45)), squeeze=False, layout='constrained')
     for ax in axs.flat[len(BANDS):]: ax.remove()
     for ax, b, im in zip(axs.flat, BANDS, x):
-        lo, hi = np.percentile(im, pct)
+        lo, hi = np.percentile(im, (2, 98))
         show_map(im, ax, f'{b.name} · {b.nm} nm' if b.nm else b.name, band_range(x, b.name), vmin=lo, vmax=hi,
                    cmap='gray' if b.nm else 'cividis')
     return fig
 
-# %% ../nbs/31_plot.ipynb #23dadcea
+# %% ../nbs/31_plot.ipynb #e5a7b285
 def overlay(
     image,                             # `(H, W, 3)` colours in [0, 1]
     mask,                              # `(H, W)`; pixels that are 1 are painted
@@ -98,9 +96,8 @@ def outline(
 ): # the axes
     "Draw the outline of a mask; an empty one draws nothing"
     on = as_numpy(mask) == 1
-    h, w = on.shape
     ax.autoscale(False)
-    if on.any(): ax.contour(np.pad(on, 1).astype(float), [.5], colors=[colour], linewidths=1.2, extent=(-1, w, -1, h))
+    if on.any(): ax.contour(np.pad(on, 1).astype(float), [.5], colors=[colour], linewidths=1.2, extent=(-1, on.shape[1], -1, on.shape[0]))
     return ax
 
 def show_composite(
@@ -150,13 +147,13 @@ def show_uncertainty(
     ax.figure.colorbar(im, ax=ax, fraction=.046, pad=.03, extend='max', alpha=1, label=label)
     return ax
 
-# %% ../nbs/31_plot.ipynb #867189b3
+# %% ../nbs/31_plot.ipynb #84a004d0
 def error_map(
     pred, # `(H, W)` mask, or probability cut at 0.5
     truth # `(H, W)` mask; 255 is ignored
 ) -> np.ndarray: # `(H, W, 3)` colours
     "Hits white, false alarms orange, misses blue, ignored pixels grey, the rest black"
-    pred, truth = as_numpy(pred) >= .5, as_numpy(truth)
+    pred, truth = as_numpy(pred) > .5, as_numpy(truth)
     im = np.zeros((*truth.shape, 3))
     im[pred & (truth == 1)] = 1
     im[pred & (truth == 0)] = to_rgb(COLOURS['landslide'])
@@ -164,7 +161,7 @@ def error_map(
     im[truth == IGNORE] = .5
     return im
 
-# %% ../nbs/31_plot.ipynb #a6cc7cdf
+# %% ../nbs/31_plot.ipynb #3e87811c
 def figure2_panel(
     xs,                 # `(N, 14, H, W)` patches in benchmark units
     uncs,               # `(N, H, W)` uncertainties
@@ -195,17 +192,15 @@ def figure2_panel(
     fig.colorbar(axs[-1, 3].images[0], cax=cax, orientation='horizontal', extend='max').ax.tick_params(labelsize=9)
     if known:
         keys = dict(hit='white', **{'false alarm': COLOURS['landslide'], 'miss': COLOURS['miss'], 'no landslide': 'black'})
-        handles = [Patch(facecolor=c, edgecolor='gray', label=k) for k, c in keys.items()]
-        fig.legend(handles=handles, loc='outside lower right', ncols=4, frameon=False)
+        fig.legend([Patch(facecolor=c, edgecolor='gray') for c in keys.values()], keys, loc='outside lower right', ncols=4, frameon=False)
     return fig
 
-# %% ../nbs/31_plot.ipynb #a3a985d7
+# %% ../nbs/31_plot.ipynb #a76cbc4d
 def plot_uncertainty_hist(
     unc,                      # uncertainties, any shape
     pred,                     # classes the teacher predicts, same shape: 0 and 1, other values do not count
     thresholds: tuple = None, # largest uncertainty that is kept, of background and landslide; by default from `keep`
     keep: tuple = (.9, .7),   # shares to keep of background and landslide
-    bins: int = 60,           # of the histogram
     ax = None                 # axes to draw on, new ones by default
 ): # the axes
     "Uncertainty by predicted class, with the thresholds of the class-balanced selection and the share below them"
@@ -216,7 +211,7 @@ def plot_uncertainty_hist(
     if not known.size: raise ValueError('no pixel is predicted as 0 or 1')
     lo, hi = np.percentile(known[known > 0], (.1, 99.9)) if (known > 0).any() else (0, 1)
     wide = lo > 0 and hi > 100 * lo
-    edges = np.geomspace(lo, hi, bins + 1) if wide else np.linspace(0 if lo < hi else lo - .5, hi, bins + 1)
+    edges = np.geomspace(lo, hi, 61) if wide else np.linspace(0 if lo < hi else lo - .5, hi, 61)
     ax = chart_axes(ax, (6, 3.2))
     for i, (name, u, style) in enumerate(zip(('background', 'landslide'), groups, ('--', '-'))):
         if not u.size: continue
@@ -229,21 +224,20 @@ def plot_uncertainty_hist(
     ax.legend(fontsize=9, frameon=False, loc='lower left', bbox_to_anchor=(0, 1))
     return ax
 
-# %% ../nbs/31_plot.ipynb #970c6394
+# %% ../nbs/31_plot.ipynb #fe8301f7
 CURVES = {'loss': ('loss', 'train_loss', 'loss_labelled', 'loss_unlabelled', 'valid_loss'),
           'score on valid': ('precision', 'recall', 'f1', 'iou'),
           'pixels kept in a batch': ('kept_background', 'kept_landslide'),
           'learning rate': ('lr',)}
 
 def plot_curves(
-    rows,             # list of dicts, or path of a CSV file of them
-    x: str = None,    # column of the horizontal axis; 'iteration', else 'epoch', else the row's number by default
+    rows,                # list of dicts, or path of a CSV file of them
     curves: dict = None, # columns to draw by panel, `CURVES` by default
-    axs = None        # axes to draw on, one a panel with data, new ones by default
+    axs = None           # axes to draw on, one a panel with data, new ones by default
 ): # the figure
-    "Training curves: a panel for each group of columns that is there; blank and nan values are skipped"
-    df = pd.read_csv(rows) if isinstance(rows, (str, Path)) else pd.DataFrame(rows)
-    x = x or next((k for k in ('iteration', 'epoch') if k in df), None)
+    "Training curves over `iteration` (or `epoch`, or the row): a panel for each group of columns; blanks and nan are skipped"
+    df = pd.read_csv(rows) if isinstance(rows, (str, os.PathLike)) else pd.DataFrame(rows)
+    x = next((k for k in ('iteration', 'epoch') if k in df), None)
     df = (df.set_index(x) if x else df).replace([np.inf, -np.inf], np.nan)
     panels = {k: [c for c in cols if c in df and df[c].notna().any()] for k, cols in (curves or CURVES).items()}
     panels = {k: v for k, v in panels.items() if v}
@@ -262,7 +256,7 @@ def plot_curves(
         if len(cols) > 1: ax.legend(fontsize=9, frameon=False)
     return axs[0].figure
 
-# %% ../nbs/31_plot.ipynb #c5740234
+# %% ../nbs/31_plot.ipynb #4fdd100c
 def plot_table(
     rows,              # list of dicts with `model`, `variant` and scores, such as those of `ablation.csv`
     score: str = 'f1', # score to draw, a share of 1
@@ -271,26 +265,35 @@ def plot_table(
     "A bar for each model and variant in percent, one colour a model, from 0 so that lengths can be compared"
     models = list(dict.fromkeys(r['model'] for r in rows))
     group = np.array([models.index(r['model']) for r in rows])
-    y = np.arange(len(rows)) + .5 * group
+    y = -np.arange(len(rows)) - .5 * group
     ax = chart_axes(ax, (5, .7 + .26 * len(rows)))
     bars = ax.barh(y, [100 * float(r[score]) for r in rows], color=[PALETTE[g % len(PALETTE)] for g in group])
     ax.bar_label(bars, fmt='%.2f', padding=3, fontsize=9)
     ax.set_yticks(y, [f'{r["model"]} {r["variant"]}' for r in rows])
-    ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel=f'{score} (%)')
     return ax
 
-# %% ../nbs/31_plot.ipynb #25e19615
+# %% ../nbs/31_plot.ipynb #28522a71
 def plot_risk_coverage(
     coverage,          # shares of pixels kept, ascending
     risk,              # error among the pixels kept
-    label: str = None, # of the curve
-    ax = None          # axes to draw on, new ones by default
+    ax = None          # axes to draw on, new ones by default; curves add up
 ): # the axes
     "Error among the most certain pixels against their share, from `landslide_nb.metrics.risk_coverage`"
     ax, coverage, risk = chart_axes(ax), as_numpy(coverage), as_numpy(risk)
-    line, = ax.plot(coverage, risk, color=PALETTE[len(ax.lines) // 2 % len(PALETTE)], label=label)
+    line, = ax.plot(coverage, risk, color=PALETTE[len(ax.lines) // 2 % len(PALETTE)])
     ax.axhline(risk[-1], color=line.get_color(), linestyle=':', linewidth=1)
     ax.set(xlabel='share of pixels kept', ylabel='error among them', xlim=(0, 1), ylim=(0, None))
-    if label: ax.legend(fontsize=9, frameon=False)
     return ax
+
+def plot_calibration(
+    table,            # `prob` and `share` by bin, from `landslide_nb.metrics.calibration`
+    ece: float = None,# expected calibration error, written above
+    ax = None         # axes to draw on, new ones by default
+): # the axes
+    "Share of landslide among the pixels of a predicted probability"
+    ax = chart_axes(ax)
+    ax.plot([0, 1], [0, 1], ':', color='gray')
+    ax.plot(table['prob'], table['share'], 'o-', color=PALETTE[0])
+    ax.set(xlabel='predicted probability', ylabel='share of landslide', xlim=(0, 1), ylim=(0, 1), aspect='equal')
+    return ax if ece is None else ax.set_title(f'calibration error {ece:.3f}', fontsize=11).axes
