@@ -47,7 +47,7 @@ def ablation_table(
     return '\n'.join(lines + [f'{r["model"]:<8} {r["variant"]:<14} ' + ' '.join(f'{100*r[k]:6.2f}' for k in ('precision', 'recall', 'f1'))
                               for r in rows])
 
-# %% ../nbs/45_demo.ipynb #4e47720d
+# %% ../nbs/45_demo.ipynb #6f6c0982
 def run_demo(
     out,                     # folder for the world, the run and the results
     seed: int = 0,           # of the world and of the training
@@ -69,7 +69,7 @@ def run_demo(
         crf = crf_split(prob, data[split].x, progress=progress)
         write_predictions(out/'predictions'/split, data[split].ns, crf, unc, save_prob=True)
         if split == 'valid': save_figures(out, data[split], prob, unc, crf)
-        rows.append(dict(model='final', variant=f'{split}, MC + CRF', **score_masks(crf > .5, data[split].y)))
+        else: rows.append(dict(model='final', variant='on test + CRF', **score_masks(crf > .5, data[split].y)))
     submission_zip(out/'predictions/test', out/'submission.zip')
     table = ablation_table(rows)
     with atomic_path(out/'ablation.csv') as tmp, open(tmp, 'w', newline='') as f:

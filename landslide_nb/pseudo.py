@@ -38,7 +38,7 @@ def select_class_balanced(
         thresholds.append(float(t))
     return labels.reshape(pred.shape), tuple(thresholds)
 
-# %% ../nbs/21_pseudo.ipynb #816a4cfa
+# %% ../nbs/21_pseudo.ipynb #9f54b21f
 def query_teacher(
     teacher: nn.Module,  # frozen; gives logits
     dl,                  # un-augmented patches in order: a fastai or torch loader of `x` or `(x, …)` batches
@@ -47,19 +47,26 @@ def query_teacher(
     seed: int = None,    # of the passes; torch's global generator by default
     reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it
-    progress: bool = True# show a bar
+    progress: bool = True,# show a bar
+    answer: str = 'plain'# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
-    "Ten passes over every patch; the probability is the softmax of the mean logits"
-    device = next(teacher.parameters()).device
+    "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch"
+    if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
+    device, was = next(teacher.parameters()).device, teacher.training
     probs, uncs = [], []
-    for i, b in enumerate(with_bar(dl, progress)):
-        x = to_device(b[0] if isinstance(b, (tuple, list)) else b, device)
-        with autocast(device, amp): mean, var = mc_dropout(teacher, x, n, p, None if seed is None else seed + i)
-        probs.append(mean.softmax(1)[:, 1].cpu().numpy())
-        uncs.append(uncertainty_map(mean, var, reduce).cpu().numpy())
+    teacher.eval()
+    try:
+        for i, b in enumerate(with_bar(dl, progress)):
+            x = to_device(b[0] if isinstance(b, (tuple, list)) else b, device).as_subclass(torch.Tensor)
+            with torch.no_grad(), autocast(device, amp):
+                logits, var = mc_dropout(teacher, x, n, p, None if seed is None else seed + i)
+                if answer == 'plain': logits = teacher(x).float()
+            probs.append(logits.softmax(1)[:, 1].cpu().numpy())
+            uncs.append(uncertainty_map(logits, var, reduce).cpu().numpy())
+    finally: teacher.train(was)
     return np.concatenate(probs), np.concatenate(uncs)
 
-# %% ../nbs/21_pseudo.ipynb #7d61fa62
+# %% ../nbs/21_pseudo.ipynb #18b6064b
 class PseudoBank:
     "Pseudo labels of all unlabelled patches, made once from a frozen teacher"
     def __init__(self,
@@ -71,16 +78,18 @@ class PseudoBank:
         seed: int = None,       # of the passes
         reduce: str = 'mean',   # see `uncertainty_map`
         amp: bool = True,       # mixed precision where the device has it
-        progress: bool = True   # show a bar
+        progress: bool = True,  # show a bar
+        answer: str = 'plain'   # see `query_teacher`
     ):
         self.teacher, self.dl, self.keep, self.n, self.p, self.seed = teacher, dl, keep, n, p, seed
-        self.reduce, self.amp, self.progress, self.made = reduce, amp, progress, 0
+        self.reduce, self.amp, self.progress, self.answer, self.made = reduce, amp, progress, answer, 0
         self.labels = self.thresholds = self.prob = self.unc = None
 
     def make(self):
         "Ask the teacher and select; called again, it asks with other dropout masks"
         seed = None if self.seed is None else self.seed + 100_000 * self.made
-        self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress)
+        self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
+                                            self.answer)
         self.labels, self.thresholds = select_class_balanced(self.pred, self.unc, self.keep)
         self.made += 1
         return self

@@ -112,7 +112,7 @@ class Recipe:
             stages.append(Stage(**s))
         return cls(d.get('name', 'recipe'), stages)
 
-# %% ../nbs/40_recipe.ipynb #d9514202
+# %% ../nbs/40_recipe.ipynb #c0581ba9
 def method_stages(
     model1: dict, # fields of Model 1: ResNet + DeepLabV3+, labelled data only
     model2: dict, # fields of Model 2: HRNet, teacher Model 1
@@ -137,7 +137,7 @@ QUICK = Recipe('quick', method_stages(
     iters=2000, size=128, every=250, lr=.02))
 
 DEMO = Recipe('demo', method_stages(
-    dict(backbone='resnet18'), dict(arch='hrnet', backbone='hrnet_w18_small'), dict(backbone='resnet18'),
+    dict(backbone='resnet10t'), dict(arch='hrnet', backbone='hrnet_w18_small'), dict(backbone='resnet10t'),
     without=True, iters=300, bs=8, size=128, every=100, lr=.02))
 
 RECIPES = {r.name: r for r in (PAPER, QUICK, DEMO)}
@@ -212,7 +212,7 @@ def reports(
     n = next(n for n in range(-(-iters // every), iters + 1) if iters % n == 0)
     return n, iters // n
 
-# %% ../nbs/40_recipe.ipynb #fb99aeb5
+# %% ../nbs/40_recipe.ipynb #102a874d
 def train_stage(
     stage: Stage,       # what to train
     data: dict,         # `Split`s by name: 'train' and the stage's unlabelled ones; 'valid' is scored where it has masks
@@ -229,6 +229,7 @@ def train_stage(
     set_seed(seed, reproducible=True)
     model = create_segmenter(stage.arch, stage.backbone, pretrained=stage.pretrained and not stage.init, zoom=stage.zoom)
     if stage.init: model.load_state_dict(models[stage.init].state_dict())
+    model = model.to(memory_format=torch.channels_last)
     n, iters = reports(stage.iters, stage.every)
     augment = BatchAugment(stage.size, stage.scale)
     valid = data.get('valid')
