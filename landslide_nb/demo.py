@@ -47,7 +47,7 @@ def ablation_table(
     return '\n'.join(lines + [f'{r["model"]:<8} {r["variant"]:<14} ' + ' '.join(f'{100*r[k]:6.2f}' for k in ('precision', 'recall', 'f1'))
                               for r in rows])
 
-# %% ../nbs/45_demo.ipynb #6f6c0982
+# %% ../nbs/45_demo.ipynb #b3237a69
 def run_demo(
     out,                     # folder for the world, the run and the results
     seed: int = 0,           # of the world and of the training
@@ -88,7 +88,7 @@ def save_figures(
     n: int = 4         # rows of the panel: the patches with the most landslide
 ):
     "The Figure-2 panel and the histogram of uncertainty with its thresholds"
-    top = np.sort(np.argsort(-split.y.sum((1, 2)), kind='stable')[:n])
+    top = np.sort(np.argsort(-split.y.sum((1, 2), dtype=int), kind='stable')[:n])
     fig = figure2_panel(split.x[top], unc[top], prob[top] > .5, crf[top] > .5, split.y[top], names=[f'patch {split.ns[i]}' for i in top])
     with atomic_path(Path(out)/'figure2.png') as tmp: fig.savefig(tmp, dpi=110)
     pred = (prob > .5).astype(np.uint8)
