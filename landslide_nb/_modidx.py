@@ -265,6 +265,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'landslide_nb.synth.make_road': ('synth.html#make_road', 'landslide_nb/synth.py'),
                                     'landslide_nb.synth.make_slides': ('synth.html#make_slides', 'landslide_nb/synth.py'),
                                     'landslide_nb.synth.make_terrain': ('synth.html#make_terrain', 'landslide_nb/synth.py'),
+                                    'landslide_nb.synth.one_day': ('synth.html#one_day', 'landslide_nb/synth.py'),
                                     'landslide_nb.synth.paint': ('synth.html#paint', 'landslide_nb/synth.py'),
                                     'landslide_nb.synth.shading': ('synth.html#shading', 'landslide_nb/synth.py'),
                                     'landslide_nb.synth.slope_degrees': ('synth.html#slope_degrees', 'landslide_nb/synth.py'),
