@@ -49,16 +49,19 @@ class LandslideMask(TensorMask):
 
 # %% ../nbs/02_block.ipynb #3367214a
 @dispatch
-def show_batch(x: BandImage, y: LandslideMask, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, bands=RGB, pct=(2, 98), **kwargs):
+def show_batch(x: BandImage, y: LandslideMask, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None,
+               bands=RGB, pct=(2, 98), **kwargs):
     "Composites with their masks laid over"
     if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize)
     for s, c in zip(samples, ctxs): s[1].show(ctx=s[0].show(ctx=c, bands=bands, pct=pct, **kwargs))
     return ctxs
 
 @dispatch
-def show_results(x: BandImage, y: LandslideMask, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None, bands=RGB, pct=(2, 98), **kwargs):
+def show_results(x: BandImage, y: LandslideMask, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None,
+                 bands=RGB, pct=(2, 98), **kwargs):
     "Truth on the left, prediction on the right"
-    if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Truth / prediction')
+    if ctxs is None:
+        ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Truth / prediction')
     for i, (s, o) in enumerate(zip(samples, outs)):
         if 2*i + 1 >= len(ctxs): break
         for mask, c in zip((s[1], o[0]), ctxs[2*i:2*i+2]):
@@ -113,5 +116,5 @@ def landslide_dls(
     splitter = RandomSplitter(valid_pct, seed=seed)
     if scaling is None:
         train = [files[i] for i in splitter(files)[0]]
-        scaling = measure_scaling(read_patch(f.img) for f in with_bar(train, progress))
+        scaling = measure_scaling(read_patch(f.img) for f in with_bar(train, progress, 'measuring the scaling'))
     return landslide_block(scaling, splitter, batch_tfms).dataloaders(files, bs=bs, **kwargs)

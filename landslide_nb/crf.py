@@ -12,8 +12,7 @@ from itertools import product
 import numpy as np
 import pydensecrf.densecrf as dcrf
 import torch
-from fastprogress.fastprogress import progress_bar
-from .data import N_BANDS, RGB, band_index, rgb
+from .data import N_BANDS, RGB, band_index, rgb, with_bar
 from .metrics import confusion, scores
 
 # %% ../nbs/30_crf.ipynb #dabfe00a
@@ -111,7 +110,7 @@ def crf_split(
     "The probabilities of all patches after the CRF"
     if len(probs) != len(xs): raise ValueError(f'{len(probs)} probabilities for {len(xs)} patches')
     if not len(probs): return np.zeros(np.shape(probs), dtype=np.float32)
-    return np.stack([dense_crf(probs[i], xs[i], params) for i in progress_bar(range(len(probs)), display=progress)])
+    return np.stack([dense_crf(probs[i], xs[i], params) for i in with_bar(range(len(probs)), progress, 'CRF')])
 
 # %% ../nbs/30_crf.ipynb #0d371db5
 CRF_GRID = dict(sxy=(5., 10., 20.), sguide=(5., 10., 20.), compat=(2., 4., 8.))
@@ -133,7 +132,7 @@ def search_crf(
     idxs = range(len(probs)) if n is None or n >= len(probs) else np.linspace(0, len(probs) - 1, n).round().astype(int)
     tries = [NO_CRF, *(replace(base, **dict(zip(grid, v))) for v in product(*grid.values()))]
     truth, table = np.stack([masks[i] for i in idxs]), []
-    for p in progress_bar(tries, display=progress):
+    for p in with_bar(tries, progress, 'searching'):
         pred = np.stack([crf_mask(probs[i], xs[i], p, threshold) for i in idxs])
         fields = {k: None if p is NO_CRF else getattr(p, k) for k in grid}
         table.append(dict(crf=p is not NO_CRF, **fields, **scores(*confusion(pred, truth))))

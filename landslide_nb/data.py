@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'LAYOUTS', 'SPLITS', 'Band', 'band_index',
-           'to_l4s_units', 'PatchError', 'read_h5', 'read_patch', 'read_mask', 'atomic_path', 'write_h5', 'write_patch',
-           'write_mask', 'with_bar', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'Scaling',
+           'to_l4s_units', 'InputError', 'PatchError', 'read_h5', 'read_patch', 'read_mask', 'atomic_path', 'write_h5',
+           'write_patch', 'write_mask', 'with_bar', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'Scaling',
            'measure_scaling', 'rgb']
 
 # %% ../nbs/00_data.ipynb #bb7d09aa
@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from fastprogress.fastprogress import progress_bar
+from tqdm.auto import tqdm
 
 # %% ../nbs/00_data.ipynb #6021304c
 @dataclass(frozen=True)
@@ -63,15 +63,18 @@ def to_l4s_units(
     return (x - shift) / means
 
 # %% ../nbs/00_data.ipynb #058dcd84
-class PatchError(ValueError):
-    "A file or folder of patches that cannot be used: `path` and `fault`, one line"
+class InputError(ValueError):
+    "A user's mistake in one line: what is at fault, and how"
     def __init__(self,
-        path,      # the file or folder
+        path,      # the file, folder or option
         fault: str # what is wrong with it
     ):
         self.path, self.fault = Path(path), fault
         super().__init__(path, fault)
     def __str__(self): return f'{self.path}: {self.fault}'
+
+class PatchError(InputError):
+    "A file or folder of patches that cannot be used"
 
 # %% ../nbs/00_data.ipynb #e08eff93
 def read_h5(
@@ -167,10 +170,11 @@ def write_mask(
 # %% ../nbs/00_data.ipynb #1a275688
 def with_bar(
     items,              # anything with a length
-    show: bool = True   # False gives the items back without a bar, and without a trace on the terminal
+    show: bool = True,  # False gives the items back as they are
+    desc: str = None    # what is being done, shown before the bar
 ):
-    "The items under a fastprogress bar"
-    return progress_bar(items) if show else items
+    "The items under a bar on standard error, which stays away where nobody watches: in a pipe or a log"
+    return tqdm(items, desc=desc, disable=None, dynamic_ncols=True) if show else items
 
 # %% ../nbs/00_data.ipynb #8442bfb6
 LAYOUTS = {'contest': {s: (f'{d}/img', f'{d}/mask') for s, d in dict(train='TrainData', valid='ValidData', test='TestData').items()},

@@ -67,7 +67,8 @@ class JaccardCE(nn.Module):
         reduction: str = 'mean'     # 'mean': one loss for the batch; 'none': one for each patch
     ):
         super().__init__()
-        self.ce, self.jaccard, self.ignore_index, self.classes, self.eps, self.reduction = ce, jaccard, ignore_index, classes, eps, reduction
+        self.ce, self.jaccard, self.ignore_index = ce, jaccard, ignore_index
+        self.classes, self.eps, self.reduction = classes, eps, reduction
         self.register_buffer('weight', None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
 
     def forward(self,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 from . import __version__
-from .data import BANDS, N_BANDS, RGB, Scaling, atomic_path, band_index
+from .data import BANDS, N_BANDS, RGB, InputError, Scaling, atomic_path, band_index
 
 # %% ../nbs/10_models.ipynb #773766b8
 def expand_stem(
@@ -42,13 +42,14 @@ def expand_stem(
 
 # %% ../nbs/10_models.ipynb #073612ce
 class DropoutSite(nn.Module):
-    "Element-wise dropout that is off unless `active`, whatever the model's mode"
+    "Element-wise dropout: with `p` while `active`, whatever the model's mode, else with `train_p` in training; both are off unless asked"
     def __init__(self):
         super().__init__()
-        self.p, self.active, self.generator = 0., False, None
+        self.p, self.active, self.generator, self.train_p = 0., False, None, 0.
     def forward(self, x):
-        if not self.active or self.p == 0: return x
-        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator) / (1 - self.p)
+        p = self.p if self.active else self.train_p if self.training else 0.
+        if p == 0: return x
+        return x * torch.empty_like(x).bernoulli_(1 - p, generator=self.generator if self.active else None) / (1 - p)
 
 def apply_site(conv, inp, out):
     "Forward hook: the convolution's output through its dropout site"
@@ -166,15 +167,8 @@ def widen_stem(
 # %% ../nbs/10_models.ipynb #dbb78791
 FORMAT = 1
 
-class ModelError(ValueError):
-    "A saved model that cannot be used: path and fault, one line"
-    def __init__(self,
-        path,      # the file or folder
-        fault: str # what is wrong with it
-    ):
-        self.path, self.fault = Path(path), fault
-        super().__init__(path, fault)
-    def __str__(self): return f'{self.path}: {self.fault}'
+class ModelError(InputError):
+    "A saved model that cannot be used"
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -211,7 +205,8 @@ def read_model_json(
     config, kinds = meta.get('config'), dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float))
     if not isinstance(config, dict) or config.keys() != kinds.keys(): raise ModelError(path, f'config must hold just {" ".join(kinds)}')
     for k, t in kinds.items():
-        if not isinstance(config[k], t) or (t is not str and not 0 < config[k] <= 10_000): raise ModelError(path, f'config has {k} {config[k]!r}')
+        if not isinstance(config[k], t) or (t is not str and not 0 < config[k] <= 10_000):
+            raise ModelError(path, f'config has {k} {config[k]!r}')
     try: scaling = Scaling.from_dict(meta['scaling']) if meta.get('scaling') else None
     except (ValueError, TypeError, KeyError, AttributeError) as e: raise ModelError(path, f'scaling: {e}') from None
     return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')))
@@ -233,6 +228,7 @@ def load_model(
     for k in sorted(want.keys() | state.keys()):
         if k not in state: raise ModelError(weights, f'lacks {k}')
         if k not in want: raise ModelError(weights, f'has {k}, which the model has not')
-        if (state[k].shape, state[k].dtype) != want[k]: raise ModelError(weights, f'{k} is {tuple(state[k].shape)}, expected {tuple(want[k][0])}')
+        if (state[k].shape, state[k].dtype) != want[k]:
+            raise ModelError(weights, f'{k} is {tuple(state[k].shape)}, expected {tuple(want[k][0])}')
     model.load_state_dict(state)
     return model.to(device).eval(), info

@@ -44,7 +44,7 @@ def predict_split(
     try:
         with autocast(device, amp):
             return np.concatenate([model(x.as_subclass(torch.Tensor)).float().softmax(1)[:, 1].cpu().numpy()
-                                   for x, _ in with_bar(unlabelled_dl(split, scaling, bs, device), progress)])
+                                   for x, _ in with_bar(unlabelled_dl(split, scaling, bs, device), progress, 'predicting')])
     finally: model.train(was)
 
 # %% ../nbs/32_predict.ipynb #93070712

@@ -56,7 +56,7 @@ def query_teacher(
     probs, uncs = [], []
     teacher.eval()
     try:
-        for i, b in enumerate(with_bar(dl, progress)):
+        for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
             x = to_device(b[0] if isinstance(b, (tuple, list)) else b, device).as_subclass(torch.Tensor)
             with torch.no_grad(), autocast(device, amp):
                 logits, var = mc_dropout(teacher, x, n, p, None if seed is None else seed + i)

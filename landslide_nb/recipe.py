@@ -20,10 +20,10 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import default_device, set_seed
 from .augment import BatchAugment
-from .data import PATCH, SPLITS, PatchError, Scaling, atomic_path, patch_files
+from .data import PATCH, SPLITS, InputError, PatchError, Scaling, atomic_path, patch_files
 from .losses import JaccardCE
 from .metrics import landslide_metrics
-from .models import create_segmenter, load_model, save_model
+from .models import create_segmenter, dropout_site, load_model, save_model
 from .plot import plot_curves
 from .precision import autocast, mixed_precision
 from .predict import evaluate, unlabelled_dl
@@ -32,8 +32,13 @@ from .selftrain import SelfTraining
 from .store import Split, read_split, split_dls
 
 # %% ../nbs/40_recipe.ipynb #f024b651
-class RecipeError(ValueError):
+class RecipeError(InputError):
     "A recipe that cannot be run: which one, and why"
+    def __init__(self,
+        fault: str # what is wrong
+    ): super().__init__('recipe', fault)
+    def __reduce__(self): return type(self), (self.fault,)
+    def __str__(self): return self.fault
 
 @dataclass(frozen=True)
 class Stage:
@@ -57,6 +62,7 @@ class Stage:
     keep: tuple = (.9, .7)          # share kept of background and landslide pixels
     passes: int = 10                # stochastic passes of the teacher
     drop: float = .3                # dropout probability of these passes
+    train_drop: float = .3          # and of the same site in training, 0 for none (open in the paper)
     weight: float = 1.              # of the unlabelled half's loss
     refresh: int|None = None        # ask the teacher anew every so many reports
     every: int = 1000               # iterations between two reports
@@ -65,10 +71,15 @@ class Stage:
         for k in ('unlabelled', 'scale', 'keep'): object.__setattr__(self, k, tuple(getattr(self, k)))
         bad = [s for s in self.unlabelled if s not in SPLITS]
         if bad: raise RecipeError(f'stage {self.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
-        if bool(self.teacher) != bool(self.unlabelled): raise RecipeError(f'stage {self.name!r}: a teacher and unlabelled splits go together')
-        if not self.name or Path(self.name).name != self.name or self.name.startswith('.'): raise RecipeError(f'{self.name!r} is no stage name')
+        if bool(self.teacher) != bool(self.unlabelled):
+            raise RecipeError(f'stage {self.name!r}: a teacher and unlabelled splits go together')
+        if not self.name or Path(self.name).name != self.name or self.name.startswith('.'):
+            raise RecipeError(f'{self.name!r} is no stage name')
+        for k in ('drop', 'train_drop'):
+            if not 0 <= getattr(self, k) < 1: raise RecipeError(f'stage {self.name!r}: {k} must lie in [0, 1)')
         for k in ('iters', 'bs', 'size', 'every', 'passes'):
-            if not isinstance(getattr(self, k), int) or getattr(self, k) < 1: raise RecipeError(f'stage {self.name!r}: {k} must be a whole number above 0')
+            if not isinstance(getattr(self, k), int) or getattr(self, k) < 1:
+                raise RecipeError(f'stage {self.name!r}: {k} must be a whole number above 0')
 
     @property
     def zoom(self):
@@ -229,6 +240,7 @@ def train_stage(
     set_seed(seed, reproducible=True)
     model = create_segmenter(stage.arch, stage.backbone, pretrained=stage.pretrained and not stage.init, zoom=stage.zoom)
     if stage.init: model.load_state_dict(models[stage.init].state_dict())
+    dropout_site(model).train_p = stage.train_drop
     model = model.to(memory_format=torch.channels_last)
     n, iters = reports(stage.iters, stage.every)
     augment = BatchAugment(stage.size, stage.scale)

@@ -112,8 +112,9 @@ class SelfTraining(Callback):
         if self.batches is None: self.batches = self._unlabelled(self.bs or len(x))
         xu, yu = (o.as_subclass(torch.Tensor) for o in to_device(next(self.batches), x.device))
         if self.augment is not None: xu, yu = self.augment.augment(xu, yu)
-        if xu.shape[1:] != x.shape[1:]: raise ValueError(f'unlabelled patches are {tuple(xu.shape[1:])}, labelled ones {tuple(x.shape[1:])}: '
-                                                         'give SelfTraining the augmentation that the labelled ones have')
+        if xu.shape[1:] != x.shape[1:]:
+            raise ValueError(f'unlabelled patches are {tuple(xu.shape[1:])}, labelled ones {tuple(x.shape[1:])}: '
+                             'give SelfTraining the augmentation that the labelled ones have')
         lam = draw_lam(self.alpha, self.rng)
         perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
         self.halves = dict(lam=lam, y=y, perm=perm, yu=yu, perm_u=perm_u)

@@ -63,7 +63,7 @@ def read_split(
     first = read_patch(files[0].img)
     x = np.empty((len(files), *first.shape), dtype=np.float32)
     y = None if files[0].mask is None else np.empty((len(files), *first.shape[1:]), dtype=np.uint8)
-    for i, f in enumerate(with_bar(files, progress)):
+    for i, f in enumerate(with_bar(files, progress, f'reading {split}')):
         x[i] = read_patch(f.img)
         if y is not None: y[i] = read_mask(f.mask)
     return Split(x, y, [f.n for f in files])

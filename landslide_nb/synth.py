@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.stats import norm
 from .data import BANDS, L4S_MEANS, PATCH, PatchError, to_l4s_units, with_bar, write_mask, write_patch
 
 # %% ../nbs/01_synth.ipynb #6f7a259b
@@ -32,9 +33,9 @@ class Region:
     clumping: float = .5 # shape of the gamma from which a patch's own mean is drawn; small: many patches have none
 
 LABELLED = Region('labelled', sun_elevation=58, sun_azimuth=140, haze=.1, greenness=.9, redness=.2,
-                  base=700, relief=90, roughness=2.6, forest=.75)
-UNSEEN = Region('unseen', sun_elevation=36, sun_azimuth=165, haze=.45, greenness=.45, redness=.8,
-                base=1200, relief=105, roughness=2.4, forest=.55)
+                  base=700, relief=90, roughness=2.6, forest=.8)
+UNSEEN = Region('unseen', sun_elevation=36, sun_azimuth=165, haze=.3, greenness=.45, redness=.8,
+                base=1200, relief=105, roughness=2.4, forest=.7)
 PIXEL = 10.
 
 def one_day(
@@ -191,7 +192,7 @@ def make_fields(
         a, long, short = rng.uniform(0, np.pi), rng.uniform(6, 16), rng.uniform(4, 9)
         u, v = (r - r0)*np.cos(a) + (c - c0)*np.sin(a), (c - c0)*np.cos(a) - (r - r0)*np.sin(a)
         inside = (np.abs(u) < long) & (np.abs(v) < short) & (slope < level + 4)
-        tilled[inside], bare[inside] = 1, rng.random() < .5
+        tilled[inside], bare[inside] = 1, rng.random() < .25
     return tilled, bare
 
 # %% ../nbs/01_synth.ipynb #836336f9
@@ -241,7 +242,7 @@ def make_ground(
     layer = lambda share, spectrum, below: below*(1 - share) + share*spectrum[:, None, None]
     meadow = region.greenness*SPECTRA['grass'] + (1 - region.greenness)*SPECTRA['dry']
     ground = np.broadcast_to(meadow[:, None, None], (12, *shape))
-    wood = fractal(rng, shape, 1.4) + 2*(region.forest - .5)
+    wood = fractal(rng, shape, 1.4) + norm.ppf(region.forest)
     ground = layer(soft(wood), .75*SPECTRA['forest'] + .25*(SPECTRA['forest']*region.greenness + meadow*(1 - region.greenness)), ground)
     ground = layer(soft((slope - 42)/8 + .4*fractal(rng, shape, 1.2)), SPECTRA['rock'], ground)
     tilled, bare = make_fields(rng, slope, rng.poisson(7))
@@ -283,7 +284,7 @@ def write_world(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise PatchError(out, 'exists and is not empty')
     todo = [(i, s, n) for i, (s, k) in enumerate(dict(Train=train, Valid=valid, Test=test).items()) for n in range(1, k + 1)]
-    for i, s, n in with_bar(todo, progress):
+    for i, s, n in with_bar(todo, progress, 'synthesising'):
         x, m = synth_patch(UNSEEN if i else LABELLED, np.random.SeedSequence((seed, i, n)))
         write_patch(out/f'{s}Data/img/image_{n}.h5', x)
         write_mask((out/'truth'/s.lower() if i else out/'TrainData/mask')/f'mask_{n}.h5', m)

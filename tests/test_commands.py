@@ -104,6 +104,7 @@ def test_huggingface_layout_trains_to_the_same_weights(world, trained, tmp_path)
 def test_predict_writes_masks_maps_and_a_zip(world, trained, tmp_path):
     res = run('predict', trained/'student', world, tmp_path/'p', '--split', 'test', '--crf', '--uncertainty', '--prob', '--zip')
     assert res.returncode == 0, res.stderr
+    assert len(res.stdout.splitlines()) == 1 and '%|' not in res.stderr, 'no bars in a pipe'
     names = [f'{k}_{n}.h5' for k in ('mask', 'prob', 'uncertainty') for n in (1, 2)]
     assert sorted(p.name for p in (tmp_path/'p').iterdir()) == sorted([*names, 'submission.zip'])
     with h5py.File(tmp_path/'p/mask_2.h5') as f:
@@ -141,6 +142,11 @@ def test_mistakes_are_one_line(world, trained, tmp_path):
     refused(run('predict', empty, world, tmp_path/'o'), 'predict', 'empty')
     refused(run('predict', trained/'student', empty, tmp_path/'o'), 'predict', 'empty')
     refused(run('predict', trained/'student', world, tmp_path/'o', '--split', 'all'), 'predict', 'all')
+    refused(run('predict', trained/'student', world, tmp_path/'o', '--device', 'warp'), 'predict', '--device', 'warp')
+    refused(run('predict', trained/'student', world, tmp_path/'o', '--bs', 0), 'predict', '--bs')
+    refused(run('predict', trained/'student', world, tmp_path/'o', '--threshold', 50), 'predict', '--threshold')
+    refused(run('train', world, tmp_path/'o', '--device', 'cuda:77'), 'train', '--device')
+    refused(run('demo', tmp_path/'o', '--repeats', 0), 'demo', '--repeats')
     refused(run('score', empty, world/'truth/valid'), 'score', 'empty')
     refused(run('score', world/'truth/test', world/'truth/valid'), 'score', 'mask_3.h5')
     refused(run('demo', world), 'demo', 'not empty')
