@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['NO_CRF', 'CRF_GRID', 'CRFParams', 'guide_image', 'pairwise_features', 'guided_crf', 'dense_crf', 'crf_mask',
-           'crf_split', 'search_crf']
+           'crf_pool', 'crf_split', 'search_crf']
 
 # %% ../nbs/30_crf.ipynb #a3432da9
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, repeat
 import numpy as np
 import pydensecrf.densecrf as dcrf
 import torch
@@ -101,16 +104,38 @@ def crf_mask(
     return (dense_crf(prob, x, params) > threshold).astype(np.uint8)
 
 # %% ../nbs/30_crf.ipynb #66ca5f3f
+@contextmanager
+def crf_pool(
+    workers: int = None # processes, one a core by default; 1 for none
+):
+    "Processes that run the CRF; None where one is enough"
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    if workers < 2: yield None
+    else:
+        # a fork starts in milliseconds and the children touch no thread of torch; elsewhere they have to import it
+        method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() and os.uname().sysname == 'Linux' else 'spawn'
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool: yield pool
+
 def crf_split(
     probs,                           # `(N, H, W)` probabilities of landslide
     xs,                              # `(N, 14, H, W)` patches in benchmark units, an array or anything indexed like one
     params: CRFParams = CRFParams(), # see `CRFParams`
-    progress: bool = True            # show a bar
+    progress: bool = True,           # show a bar
+    workers: int = None,             # processes, one a core by default; 1 for none
+    pool = None                      # of `crf_pool`, to use one for several calls
 ) -> np.ndarray: # `(N, H, W)` float32 probabilities of landslide
-    "The probabilities of all patches after the CRF"
+    "The probabilities of all patches after the CRF, which is the same in one process and in many"
     if len(probs) != len(xs): raise ValueError(f'{len(probs)} probabilities for {len(xs)} patches')
-    if not len(probs): return np.zeros(np.shape(probs), dtype=np.float32)
-    return np.stack([dense_crf(probs[i], xs[i], params) for i in with_bar(range(len(probs)), progress, 'CRF')])
+    res, bar = np.zeros(np.shape(probs), dtype=np.float32), with_bar(range(len(probs)), progress, 'CRF')
+    with nullcontext(pool) if pool else crf_pool(1 if len(probs) < 8 else workers) as pool:
+        ahead = 64 if pool else 1
+        for i in bar:
+            if i % ahead == 0:
+                block = [np.asarray(o[j]) for o in (probs, xs) for j in range(i, min(i + ahead, len(probs)))]
+                half = len(block) // 2
+                done = iter((pool.map if pool else map)(dense_crf, block[:half], block[half:], repeat(params)))
+            res[i] = next(done)
+    return res
 
 # %% ../nbs/30_crf.ipynb #0d371db5
 CRF_GRID = dict(sxy=(5., 10., 20.), sguide=(5., 10., 20.), compat=(2., 4., 8.))
@@ -131,9 +156,11 @@ def search_crf(
     grid = CRF_GRID if grid is None else grid
     idxs = range(len(probs)) if n is None or n >= len(probs) else np.linspace(0, len(probs) - 1, n).round().astype(int)
     tries = [NO_CRF, *(replace(base, **dict(zip(grid, v))) for v in product(*grid.values()))]
-    truth, table = np.stack([masks[i] for i in idxs]), []
-    for p in with_bar(tries, progress, 'searching'):
-        pred = np.stack([crf_mask(probs[i], xs[i], p, threshold) for i in idxs])
-        fields = {k: None if p is NO_CRF else getattr(p, k) for k in grid}
-        table.append(dict(crf=p is not NO_CRF, **fields, **scores(*confusion(pred, truth))))
+    probs, xs, truth = (np.stack([np.asarray(o[i]) for i in idxs]) for o in (probs, xs, masks))
+    table = []
+    with crf_pool() as pool:
+        for p in with_bar(tries, progress, 'searching'):
+            pred = crf_split(probs, xs, p, False, pool=pool) > threshold
+            fields = {k: None if p is NO_CRF else getattr(p, k) for k in grid}
+            table.append(dict(crf=p is not NO_CRF, **fields, **scores(*confusion(pred, truth))))
     return tries[int(np.argmax([r[metric] for r in table]))], table

@@ -20,7 +20,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import default_device, set_seed
 from .augment import BatchAugment
-from .data import PATCH, SPLITS, InputError, PatchError, Scaling, atomic_path, patch_files
+from .data import PATCH, SPLITS, InputError, PatchError, Scaling, atomic_path
 from .losses import JaccardCE
 from .metrics import landslide_metrics
 from .models import create_segmenter, dropout_site, load_model, save_model
@@ -29,7 +29,7 @@ from .precision import autocast, mixed_precision
 from .predict import evaluate, unlabelled_dl
 from .pseudo import PseudoBank
 from .selftrain import SelfTraining
-from .store import Split, read_split, split_dls
+from .store import Split, on_device, read_split, split_dls
 
 # %% ../nbs/40_recipe.ipynb #f024b651
 class RecipeError(InputError):
@@ -128,6 +128,7 @@ def method_stages(
     model1: dict, # fields of Model 1: ResNet + DeepLabV3+, labelled data only
     model2: dict, # fields of Model 2: HRNet, teacher Model 1
     model3: dict, # fields of Model 3: ResNeXt + DeepLabV3+, teacher Model 1
+    final: dict = {},      # further fields of the final model, such as a lower learning rate: it starts from trained weights
     without: bool = False, # also train Models 2 and 3 without self-training, for the ablation
     **common      # fields of all stages
 ) -> list: # of `Stage`
@@ -137,19 +138,19 @@ def method_stages(
     return [*taught('model1', model1),
             *plain('model2', model2), *taught('model2', model2, teacher='model1', unlabelled=('valid',)),
             *plain('model3', model3), *taught('model3', model3, teacher='model1', unlabelled=('valid',)),
-            *taught('final', model3, teacher='model2', unlabelled=('valid', 'test'), init='model3')]
+            *taught('final', {**model3, **final}, teacher='model2', unlabelled=('valid', 'test'), init='model3')]
 
 PAPER = Recipe('paper', method_stages(
     dict(backbone='resnet50', iters=30_000), dict(arch='hrnet', backbone='hrnet_w48'), dict(backbone='resnext50_32x4d'),
     pretrained=True, iters=60_000))
 
 QUICK = Recipe('quick', method_stages(
-    dict(backbone='resnet18'), dict(arch='hrnet', backbone='hrnet_w18_small'), dict(backbone='resnet34'),
-    iters=2000, size=128, every=250, lr=.02))
+    dict(backbone='resnet18'), dict(arch='hrnet', backbone='hrnet_w18_small', lr=.05), dict(backbone='resnet34'),
+    dict(lr=.005), iters=2000, size=128, every=250, lr=.02))
 
 DEMO = Recipe('demo', method_stages(
-    dict(backbone='resnet10t'), dict(arch='hrnet', backbone='hrnet_w18_small'), dict(backbone='resnet10t'),
-    without=True, iters=300, bs=8, size=128, every=100, lr=.02))
+    dict(backbone='resnet10t'), dict(arch='hrnet', backbone='hrnet_w18_small', iters=400, lr=.1), dict(backbone='resnet10t'),
+    dict(lr=.005), without=True, iters=300, bs=8, size=128, every=100, lr=.02))
 
 RECIPES = {r.name: r for r in (PAPER, QUICK, DEMO)}
 
@@ -270,24 +271,24 @@ def train_stage(
 
 # %% ../nbs/40_recipe.ipynb #2392e5dd
 def read_data(
-    root,           # data folder in either layout
+    root,           # data folder in either layout, or a packed store
     recipe: Recipe, # names the splits it needs
     truth = None,   # folder with `valid` and `test` masks to score against, where the data has none
     progress: bool = True # show bars
 ) -> dict: # `Split`s by name
     "The splits that a recipe needs, plus those that can be scored; `PatchError` where one is missing"
     need = {'train', *(s for o in recipe.stages for s in o.unlabelled)}
-    if not patch_files(root, 'train')[0].mask: raise PatchError(root, "split 'train' has no masks")
     data = {}
     for s in SPLITS:
         masks = Path(truth)/s if truth and s != 'train' and (Path(truth)/s).is_dir() else None
         try: data[s] = read_split(root, s, masks, progress)
         except PatchError as e:
-            if s in need or not str(e.fault).startswith('no such folder'): raise
+            if s in need or not e.fault.startswith(('no such folder', 'no such split')): raise
+        if s == 'train' and data[s].y is None: raise PatchError(root, "split 'train' has no masks")
     return data
 
 def run_recipe(
-    root,           # data folder in either layout
+    root,           # data folder in either layout, or a packed store
     out,            # run folder; gets one folder a stage and `summary.json`
     recipe: Recipe, # what to train
     seed: int = 0,  # of everything random; stage i uses its own
@@ -301,6 +302,7 @@ def run_recipe(
     if (out/'summary.json').exists(): raise RecipeError(f'{out} already holds a finished run')
     data = read_data(root, recipe, truth, progress)
     scaling, models = data['train'].measure_scaling(), {}
+    data = on_device(data, device or default_device())
     summary = dict(recipe=recipe.to_dict(), seed=seed, data=str(root), patches={k: len(v) for k, v in data.items()}, stages={})
     for i, stage in enumerate(recipe.stages):
         start = time.perf_counter()
