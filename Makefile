@@ -11,7 +11,7 @@ OUT = demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo test export check dist-check clean
+.PHONY: help env demo seeds test bench export check dist-check clean
 
 help:  ## list what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -29,6 +29,13 @@ $(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/py
 
 demo: env  ## the whole method on a small synthetic world, into the folder OUT=demo
 	$(BIN)/landslide-demo '$(OUT)'
+
+seeds: env  ## the demo on three worlds, into the folder OUT=demo, and bench/SEEDS.md: mean, spread
+	$(BIN)/landslide-demo '$(OUT)' --repeats 3
+	{ printf '# The demo over three seeds\n\nMade by `make seeds`, that is `landslide-demo OUT --repeats 3`: percent, mean and standard deviation over the seeds, each with a world and a training of its own.\n\n'; cat '$(OUT)/seeds.md'; } > bench/SEEDS.md
+
+bench: env  ## what the speed is, against what people use today: bench/RESULTS.md
+	$(BIN)/python bench/bench.py
 
 test: env  ## every notebook and every test
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing

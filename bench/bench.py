@@ -1,0 +1,344 @@
+"""Measure where a user's time goes, against what people use today, and write bench/RESULTS.md.
+
+    make bench        everything, in less than ten minutes on two cores
+    python bench/bench.py --only store crf
+
+Each comparison runs its sides in turn, several times over, and gives medians and the range of the ratio.
+"""
+import argparse
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+warnings.filterwarnings('ignore')
+from fastai.callback.core import Callback, CancelValidException
+from fastai.learner import Learner
+
+from landslide_nb.augment import BatchAugment
+from landslide_nb.block import ScaleBands
+from landslide_nb.crf import crf_split
+from landslide_nb.data import patch_files
+from landslide_nb.losses import JaccardCE
+from landslide_nb.models import create_segmenter
+from landslide_nb.pack import pack_data
+from landslide_nb.precision import amp_dtype, autocast
+from landslide_nb.predict import predict_folder, unlabelled_dl
+from landslide_nb.pseudo import PseudoBank, UncertaintyHistogram, uncertainty_bin
+from landslide_nb.recipe import DEMO, PAPER, nesterov, train_stage
+from landslide_nb.selftrain import SelfTraining, draw_lam, mixed_loss, mixup
+from landslide_nb.store import Split, SplitDL, read_split, split_dls
+from landslide_nb.synth import LABELLED, synth_patch, write_world
+from landslide_nb.uncertainty import mc_dropout, uncertainty_map
+
+BS = 8
+BACKBONE = 'resnet18'
+
+
+def interleave(repeats, **sides):
+    "Seconds of each side, run in turn"
+    for f in sides.values(): f()
+    seconds = {k: [] for k in sides}
+    for _ in range(repeats):
+        for k, f in sides.items():
+            start = time.perf_counter()
+            f()
+            seconds[k].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(a, b):
+    "Median of a / b over the rounds, and its range"
+    r = np.array(a) / np.array(b)
+    return float(np.median(r)), f'{np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})'
+
+
+def ms(seconds, per=1): return f'{1000*np.median(seconds)/per:.2f} ms'
+
+
+class PerFile(torch.utils.data.Dataset):
+    "One HDF5 file an item, as the public loaders of this benchmark do it"
+    def __init__(self, files): self.files = files
+    def __len__(self): return len(self.files)
+    def __getitem__(self, i):
+        with h5py.File(self.files[i].img) as f: x = f['img'][:]
+        with h5py.File(self.files[i].mask) as f: y = f['mask'][:]
+        return np.asarray(x, np.float32).transpose(2, 0, 1).copy(), y.astype(np.int64)
+
+
+def bench_store(tmp, rows):
+    write_world(tmp/'world', 192, 1, 1, progress=False)
+    pack_data(tmp/'world', tmp/'store', progress=False)
+    files, packed = patch_files(tmp/'world', 'train'), read_split(tmp/'store', 'train')
+    memory = read_split(tmp/'world', 'train', progress=False)
+    loader = lambda n: torch.utils.data.DataLoader(PerFile(files), batch_size=16, shuffle=True, num_workers=n, drop_last=True)
+    def run(dl):
+        for b in dl: pass
+    s = interleave(5, files=lambda: run(loader(0)), workers=lambda: run(loader(2)), packed=lambda: run(SplitDL(packed, 16, shuffle=True)),
+                   memory=lambda: run(SplitDL(memory, 16, shuffle=True)))
+    n = 192 // 16
+    for k, what in dict(files='one process', workers='two workers').items():
+        m, text = ratio(s[k], s['packed'])
+        rows.append((f'random batches of 16: one HDF5 file an item in a torch DataLoader, {what}, vs. the packed store', text, '20 or more',
+                     m >= 20, f'{ms(s[k], n)} vs. {ms(s["packed"], n)} a batch; a split in memory {ms(s["memory"], n)}'))
+
+
+def parts():
+    "What a self-training step needs"
+    xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(32))))
+    labelled, region = Split(xs, ys, list(range(32))), Split(xs[:16], None, list(range(16)))
+    scaling = labelled.measure_scaling()
+    torch.manual_seed(0)
+    model, teacher = (create_segmenter(backbone=BACKBONE).to(memory_format=torch.channels_last) for _ in range(2))
+    bank = PseudoBank(teacher.eval(), unlabelled_dl(region, scaling, BS, 'cpu'), n=2, seed=0, progress=False).make()
+    return labelled, scaling, model, bank
+
+
+class TrainOnly(Callback):
+    def before_validate(self): raise CancelValidException
+
+
+def learner_steps(n, labelled, scaling, model, bank, bs=BS, amp=True, taught=True):
+    "fastai's loop with the callback"
+    aug = BatchAugment(128)
+    dls = split_dls(labelled, None, bs, n, scaling, aug, 0, 'cpu')
+    learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(), lr=.01, wd=5e-4, cbs=[TrainOnly(), *([SelfTraining(bank, aug, seed=0)] if taught else [])])
+    def steps():
+        with autocast('cpu', amp), learn.no_bar(), learn.no_logging(): learn.fit(1)
+    return steps
+
+
+def bare_steps(n, labelled, scaling, model, bank, amp=True):
+    "The same arithmetic in a plain loop"
+    aug, tfm, loss_func = BatchAugment(128), ScaleBands(scaling), JaccardCE()
+    region = bank.dl.dataset.with_masks(bank.labels)
+    rng = np.random.default_rng(0)
+    def steps():
+        opt = torch.optim.SGD(model.parameters(), lr=.01, momentum=.9, nesterov=True, weight_decay=5e-4)
+        model.train()
+        with autocast('cpu', amp):
+            for _ in range(n):
+                (x, y), (xu, yu) = (o.gather(rng.choice(len(o), BS, replace=False)) for o in (labelled, region))
+                (x, y), (xu, yu) = (aug.augment(scaling.encode(a.as_subclass(torch.Tensor)), b) for a, b in ((x, y), (xu, yu)))
+                lam, perm, perm_u = draw_lam(.4, rng), torch.randperm(BS), torch.randperm(BS)
+                logits = model(torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]))
+                loss = mixed_loss(loss_func, logits[:BS], y, lam, perm) + mixed_loss(loss_func, logits[BS:], yu, lam, perm_u)
+                loss.backward()
+                opt.step()
+                opt.zero_grad()
+    return steps
+
+
+def bench_step(tmp, rows):
+    n, p = 6, parts()
+    s = interleave(7, ours=learner_steps(n, *p), bare=bare_steps(n, *p), supervised=learner_steps(n, *p, bs=2*BS, taught=False),
+                   full=learner_steps(n, *p, amp=False))
+    detail = f'DeepLabV3+ / {BACKBONE}, {BS} + {BS} patches of 128 px, {precision()}: {ms(s["ours"], n)} vs. {{}} a step'
+    m, text = ratio(s['ours'], s['bare'])
+    rows.append(('self-training step: fastai with our callback vs. a bare PyTorch loop of the same arithmetic', text, '1.05 or less', m <= 1.05,
+                 detail.format(ms(s['bare'], n))))
+    m, text = ratio(s['ours'], s['supervised'])
+    rows.append(('self-training step vs. a supervised step on as many images', text, '1.1 or less', m <= 1.1, detail.format(ms(s['supervised'], n))))
+    m, text = ratio(s['full'], s['ours'])
+    rows.append((f'self-training step in float32 vs. {precision()}', text, '', None, detail.format(ms(s['full'], n))))
+    return float(np.median(s['ours'])) / n
+
+
+def bench_bank(tmp, rows, step):
+    _, scaling, model, bank = parts()
+    x = scaling.encode(torch.from_numpy(bank.dl.dataset.x[:BS]))
+    teacher = bank.teacher
+    def ask():
+        with autocast('cpu'): mc_dropout(teacher, x, 10, .3, 0)
+    s = interleave(5, ask=ask)
+    t, stage = float(np.median(s['ask'])) / BS, next(o for o in DEMO.stages if o.name == 'model3')
+    patches, its = 48, stage.iters
+    every, once = its * (step + BS * t), its * step + patches * t * 1.1
+    rows.append((f"a stage of the demo's recipe ({its} iterations of {BS} + {BS} patches, {patches} unlabelled ones): teacher asked in every step vs. the bank",
+                 f'{every/once:.2f}', '', None, f'from the measured step ({1000*step:.0f} ms) and ten passes ({1000*t:.1f} ms a patch): {every:.0f} s vs. {once:.0f} s'))
+    its, patches, bs = 60_000, 245, 16
+    rows.append((f"teacher's passes in a stage of the paper's recipe ({its} iterations of {bs}, {patches} unlabelled patches): in every step vs. the bank",
+                 f'{10*its*bs/(11*patches):.0f}', '', None, f'{10*its*bs:,} vs. {11*patches:,} forwards of a patch'))
+
+
+def bench_uncertainty(tmp, rows):
+    model = create_segmenter(backbone='resnet50').to(memory_format=torch.channels_last).eval()
+    x = torch.rand(BS, 14, 128, 128)
+    out = {}
+    def plain(n, amp):
+        with torch.no_grad(), autocast('cpu', amp):
+            for _ in range(n): model(x)
+    def mc(amp, key):
+        with autocast('cpu', amp): out[key] = uncertainty_map(*mc_dropout(model, x, 10, .3, 0))
+    s = interleave(5, one=lambda: plain(1, False), ten=lambda: plain(10, True), mc=lambda: mc(True, 'low'))
+    mc(False, 'full')
+    from scipy.stats import spearmanr
+    rho = float(spearmanr(out['low'].flatten(), out['full'].flatten()).statistic)
+    what = f'DeepLabV3+ / resnet50, {BS} patches of 128 px'
+    m, text = ratio(s['mc'], s['one'])
+    rows.append((f'ten passes in {precision()} vs. one float32 forward', text, '5.5 or less', m <= 5.5, f'{what}: {ms(s["mc"], BS)} vs. {ms(s["one"], BS)} a patch'))
+    m, text = ratio(s['mc'], s['ten'])
+    rows.append(('ten passes that share the first convolution vs. ten plain forwards', text, '', None, f'{ms(s["mc"], BS)} vs. {ms(s["ten"], BS)} a patch'))
+    rows.append((f'rank correlation of the uncertainty map in {precision()} with that in float32', f'{rho:.4f}', '0.99 or more', rho >= .99, f'{what}, untrained'))
+
+
+def bench_crf(tmp, rows):
+    xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(64))))
+    prob = np.clip(ys * .6 + .2 + .15*np.random.default_rng(0).standard_normal(ys.shape), .01, .99)
+    s = interleave(5, serial=lambda: crf_split(prob, xs, progress=False, workers=1), all=lambda: crf_split(prob, xs, progress=False))
+    same = np.array_equal(crf_split(prob, xs, progress=False, workers=1), crf_split(prob, xs, progress=False))
+    m, text = ratio(s['serial'], s['all'])
+    rows.append((f'CRF on {len(os.sched_getaffinity(0))} cores vs. one (outputs {"identical" if same else "DIFFER"})', text, '1.8 or more', m >= 1.8 and same,
+                 f'{ms(s["all"], 64)} vs. {ms(s["serial"], 64)} a patch'))
+
+
+def precision(): return {torch.bfloat16: 'bfloat16', torch.float16: 'float16', None: 'float32'}[amp_dtype('cpu')]
+
+
+def bench_rate(tmp, rows):
+    from torch.utils.flop_counter import FlopCounterMode
+    dtype = amp_dtype('cpu') or torch.float32
+    a, b = (torch.rand(4096, 4096, dtype=dtype) for _ in range(2))
+    model = create_segmenter(backbone='resnet50').to(memory_format=torch.channels_last)
+    x, y, loss_func = torch.rand(16, 14, 128, 128), torch.zeros(16, 128, 128, dtype=torch.long), JaccardCE()
+    def infer():
+        model.eval()
+        with torch.no_grad(), autocast('cpu'): model(x)
+    def train():
+        model.train()
+        with autocast('cpu'): loss = loss_func(model(x), y)
+        loss.backward()
+    flops = {}
+    for k, f in dict(infer=infer, train=train).items():
+        with FlopCounterMode(display=False) as c: f()
+        flops[k] = c.get_total_flops()
+    s = interleave(4, matmul=lambda: a @ b, infer=infer, train=train)
+    peak = 2*4096**3 / np.median(s['matmul'])
+    for k, what in dict(infer='inference', train='training (forward and backward)').items():
+        rate = flops[k] / np.median(s[k])
+        rows.append((f'share of the measured {precision()} matrix-multiply rate that {what} reaches', f'{rate/peak:.0%}', '', None,
+                     f'{rate/1e9:.0f} of {peak/1e9:.0f} GFLOP/s, DeepLabV3+ / resnet50, 16 patches of 128 px'))
+
+
+def bench_quantile(tmp, rows, total=10**9, step=2**22):
+    "Log-normal uncertainties, over ten orders of magnitude, never more than a chunk of them in memory"
+    def chunks():
+        rng = np.random.default_rng(0)
+        for i in range(0, total, step): yield np.exp(3*rng.standard_normal(min(step, total - i), dtype=np.float32))
+    start, hist = time.perf_counter(), UncertaintyHistogram(1)
+    for u in chunks(): hist.counts[0] += np.bincount(uncertainty_bin(u), minlength=2**21)
+    worst, text = 0., []
+    cuts = {k: hist.cut(0, k)[0] for k in (.9, .7)}
+    kept = dict.fromkeys(cuts, 0)
+    for u in chunks():
+        bins = uncertainty_bin(u)
+        for k, c in cuts.items(): kept[k] += int((bins <= c).sum())
+    for k in cuts: worst = max(worst, abs(kept[k]/total - k))
+    rows.append(('error of the kept share with a streaming threshold, 10^9 simulated pixels', f'{100*worst:.5f} points', '0.1 points or less', worst <= 1e-3,
+                 'if the whole bin that holds the threshold is kept; the selection takes from it only as many pixels as are asked, '
+                 f'so its own error is below one pixel; {time.perf_counter() - start:.0f} s'))
+
+
+def grow(kind, n, folder):
+    "One cell of the growth table, in a process of its own: seconds and the largest resident memory"
+    folder = Path(folder)
+    model = create_segmenter(backbone='test_resnet').eval()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    if kind == 'pack': pack_data(folder/f'files-{n}', folder/f'store-{n}', progress=False)
+    else:
+        split = read_split(folder/f'store-{n}', 'valid')
+        scaling = Split(split.x[:16], None, split.ns[:16]).measure_scaling()
+        if kind == 'bank': PseudoBank(model, unlabelled_dl(split, scaling, 16, 'cpu'), n=2, seed=0, progress=False).make()
+        else: predict_folder(model, split, scaling, folder/f'pred-{n}', progress=False)
+    print(time.perf_counter() - start, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def bench_growth(tmp, sizes):
+    write_world(tmp/'seed', 1, 64, 1, progress=False)
+    lines = ['| patches | ' + ' | '.join(f'{k}: a patch | {k}: memory above the imports' for k in ('pack', 'bank', 'predict')) + ' |', '|---|' + '---|---|'*3]
+    for n in sizes:
+        (tmp/f'files-{n}').mkdir()
+        for i in range(1, n + 1): os.link(tmp/f'seed/ValidData/img/image_{(i - 1) % 64 + 1}.h5', tmp/f'files-{n}/image_{i}.h5')
+        cells = []
+        for kind in ('pack', 'bank', 'predict'):
+            out = subprocess.run([sys.executable, __file__, '--grow', kind, str(n), str(tmp)], capture_output=True, text=True, check=True).stdout
+            seconds, before, after = map(float, out.split()[-3:])
+            cells.append(f'{1000*seconds/n:.1f} ms | {(after - before)/1024:.0f} MB')
+        lines.append(f'| {n:,} | ' + ' | '.join(cells) + ' |')
+        for o in ('files', 'store', 'pred'): shutil.rmtree(tmp/f'{o}-{n}')
+    return lines
+
+
+def gpu_section():
+    if not torch.cuda.is_available(): return ['Not measured: no GPU was at hand.']
+    lines, hours = ['| stage | iterations a second | hours | memory |', '|---|---|---|---|'], 0
+    x = np.random.default_rng(0).random((64, 14, 128, 128), dtype=np.float32)
+    split = Split(x, (x[:, 0] > .9).astype(np.uint8), list(range(64)))
+    from dataclasses import replace
+    models = {}
+    for s in PAPER.stages:
+        t = []
+        for iters in (20, 120):
+            torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            with tempfile.TemporaryDirectory() as out:
+                models[s.name] = train_stage(replace(s, iters=iters, pretrained=False), dict(train=split, valid=split, test=split), split.measure_scaling(),
+                                             models, out, device='cuda', progress=False)
+            torch.cuda.synchronize()
+            t.append(time.perf_counter() - start)
+        rate = 100 / (t[1] - t[0])
+        hours += s.iters / rate / 3600
+        lines.append(f'| {s.name} | {rate:.1f} | {s.iters/rate/3600:.1f} | {torch.cuda.max_memory_allocated()/2**30:.1f} GiB |')
+    return [f'{torch.cuda.get_device_name()}: {hours:.1f} hours for the whole recipe.', '', *lines]
+
+
+def cpu_name():
+    info = Path('/proc/cpuinfo')
+    names = [o.split(':')[1].strip() for o in info.read_text().splitlines() if o.startswith('model name')] if info.exists() else []
+    return names[0] if names else platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ('store', 'step', 'uncertainty', 'crf', 'rate', 'quantile', 'growth')
+    parser.add_argument('--only', nargs='+', choices=names, default=names)
+    parser.add_argument('--out', default=Path(__file__).parent/'RESULTS.md', type=Path)
+    parser.add_argument('--sizes', nargs='+', type=int, default=(100, 1000, 10_000), help='patches of the growth table')
+    parser.add_argument('--grow', nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.grow: return grow(args.grow[0], int(args.grow[1]), args.grow[2])
+    start, rows, growth = time.perf_counter(), [], []
+    for k in args.only:
+        print(f'{time.perf_counter() - start:5.0f} s  {k}', flush=True)
+        with tempfile.TemporaryDirectory() as tmp:
+            if k == 'growth': growth = bench_growth(Path(tmp), args.sizes)
+            else:
+                res = globals()[f'bench_{k}'](Path(tmp), rows)
+                if k == 'step': bench_bank(Path(tmp), rows, res)
+    mark = {True: 'yes', False: '**no**', None: ''}
+    lines = ['# Speed', '', 'Made by `make bench`; every number is a ratio of medians from runs in turn, with its range over the rounds in brackets, '
+             'unless it says otherwise.', '',
+             f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__.split("+")[0]}, {precision()}, Python {platform.python_version()}; '
+             f'{time.strftime("%Y-%m-%d")}, {time.perf_counter() - start:.0f} s in all.', '',
+             '| what | ratio | bar | met | in figures |', '|---|---|---|---|---|',
+             *(f'| {a} | {b} | {c} | {mark[d]} | {e} |' for a, b, c, d, e in rows)]
+    if growth:
+        lines += ['', '## Growth', '', 'Patches of 128 px in a process of its own each; the bank asks a small model (timm\'s `test_resnet`) for two passes and a plain '
+                  'forward, so the times are mostly what surrounds the model. Memory is the largest resident set above that of the imports.', '', *growth]
+    lines += ['', '## GPU', '', *gpu_section(), '']
+    text = '\n'.join(lines)
+    print(text)
+    args.out.write_text(text, encoding='utf-8')
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,70 @@
+"""The packed store as a user meets it: the command, a process that is killed, and training from it."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from landslide_nb.pack import check_store
+from landslide_nb.synth import write_world
+from test_commands import BIN, TINY, refused, run
+
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory):
+    "A folder of 600 patches, hard links to a few"
+    out = tmp_path_factory.mktemp('many')
+    write_world(out/'world', 6, 1, 1, progress=False)
+    for kind, folder in (('image', 'img'), ('mask', 'mask')):
+        (out/f'data/TrainData/{folder}').mkdir(parents=True)
+        for i in range(1, 601): os.link(out/f'world/TrainData/{folder}/{kind}_{(i - 1) % 6 + 1}.h5', out/f'data/TrainData/{folder}/{kind}_{i}.h5')
+    return out
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(many, tmp_path):
+    assert run('pack', many/'data', tmp_path/'whole').returncode == 0
+    store, kills = tmp_path/'store', 0
+    part = store/'train-x.npy.part'
+    for tenth in range(1, 10):
+        p = subprocess.Popen([BIN/'landslide-pack', many/'data', store], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while p.poll() is None and not (part.exists() and part.stat().st_size > tenth * 55_000_000): time.sleep(.001)
+        if p.poll() is None: kills += 1
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        assert not (store/'index.json').exists() or p.returncode == 0
+    assert kills >= 5
+    res = run('pack', many/'data', store) if not (store/'index.json').exists() else None
+    assert res is None or res.returncode == 0, res.stderr
+    assert sorted(o.name for o in store.iterdir() if not o.name.startswith('.tmp-')) == ['index.json', 'train-x.npy', 'train-y.npy']
+    for name in ('train-x.npy', 'train-y.npy'): assert (store/name).read_bytes() == (tmp_path/'whole'/name).read_bytes()
+    a, b = (json.loads((o/'index.json').read_text()) for o in (store, tmp_path/'whole'))
+    assert a == b and check_store(store, progress=False) == 600
+
+
+def test_training_from_the_store_gives_the_same_weights(tmp_path):
+    write_world(tmp_path/'world', 4, 3, 2, progress=False)
+    (tmp_path/'tiny.toml').write_text(TINY)
+    assert run('pack', tmp_path/'world', tmp_path/'store', '--check').returncode == 0
+    for k in ('world', 'store'):
+        res = run('train', tmp_path/k, tmp_path/f'run-{k}', '--recipe', tmp_path/'tiny.toml', '--truth', tmp_path/'world/truth')
+        assert res.returncode == 0, res.stderr
+        res = run('predict', tmp_path/f'run-{k}/student', tmp_path/k, tmp_path/f'pred-{k}', '--split', 'test', '--uncertainty')
+        assert res.returncode == 0, res.stderr
+    for name in ('run-{}/student/model.safetensors', 'pred-{}/uncertainty_2.h5', 'pred-{}/mask_1.h5'):
+        assert (tmp_path/name.format('world')).read_bytes() == (tmp_path/name.format('store')).read_bytes(), name
+
+
+def test_what_cannot_be_packed_is_one_line(many, tmp_path):
+    (tmp_path/'empty').mkdir()
+    refused(run('pack', tmp_path/'none', tmp_path/'s'), 'pack', 'none')
+    refused(run('pack', tmp_path/'empty', tmp_path/'s'), 'pack', 'empty')
+    img = tmp_path/'bad/TrainData/img'
+    img.mkdir(parents=True)
+    (img/'image_1.h5').write_bytes((many/'world/TrainData/img/image_1.h5').read_bytes()[:5000])
+    refused(run('pack', tmp_path/'bad', tmp_path/'s'), 'pack', 'image_1.h5')
+    assert not (tmp_path/'s/index.json').exists()
+    (tmp_path/'s/index.json').write_text('{"format": "other"}')
+    refused(run('predict', tmp_path, tmp_path/'s', tmp_path/'o'), 'predict')
+    refused(run('train', tmp_path/'s', tmp_path/'o'), 'train', 'index.json')
