@@ -6,7 +6,7 @@
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'LAYOUTS', 'SPLITS', 'Band', 'band_index',
            'to_l4s_units', 'InputError', 'PatchError', 'read_h5', 'read_patch', 'read_mask', 'atomic_path', 'write_h5',
            'write_patch', 'write_mask', 'with_bar', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'Scaling',
-           'measure_scaling', 'rgb']
+           'measure_scaling', 'rgb', 'stretch']
 
 # %% ../nbs/00_data.ipynb #bb7d09aa
 import os, re, tempfile
@@ -296,6 +296,12 @@ def rgb(
 ) -> np.ndarray: # `(H, W, 3)` floats in [0, 1]
     "A three-band composite with a percentile stretch"
     x = torch.as_tensor(x).detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=np.float32)
-    c = x[band_index(list(bands))]
+    return stretch(x[band_index(list(bands))], pct)
+
+def stretch(
+    c: np.ndarray,       # `(K, H, W)`
+    pct: tuple = (2, 98) # percentiles stretched to 0 and 1, per band
+) -> np.ndarray: # `(H, W, K)` floats in [0, 1]
+    "Bands between two percentiles, band last"
     lo, hi = np.percentile(c, pct, axis=(1, 2), keepdims=True)
     return np.clip((c - lo) / np.maximum(hi - lo, 1e-9), 0, 1).transpose(1, 2, 0)

@@ -7,7 +7,7 @@ __all__ = ['STORE', 'Mapped', 'Joined', 'scratch', 'release', 'Split', 'on_devic
            'read_split', 'read_masks', 'SplitDL', 'split_dls']
 
 # %% ../nbs/03_store.ipynb #d5320180
-import json, mmap, tempfile
+import json, mmap, tempfile, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -29,10 +29,14 @@ class Mapped:
         except FileNotFoundError: raise PatchError(path, 'no such file') from None
         except (OSError, ValueError, EOFError) as e: raise PatchError(path, f'not a whole NumPy file ({str(e).splitlines()[0]})') from None
         self.shape, self.dtype, self.limit, self.touched = self.map.shape, self.map.dtype, limit, 0
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # the tensor is read-only too, and only ever gathered from
+            self.rows = torch.from_numpy(self.map)
 
     def __len__(self): return len(self.map)
     def __getitem__(self, i):
-        res = np.array(self.map[i]) if isinstance(i, (int, np.integer, slice)) else np.take(self.map, i, axis=0)
+        if isinstance(i, (int, np.integer, slice)): res = np.array(self.map[i])
+        else: res = self.rows.index_select(0, torch.from_numpy(np.arange(len(self))[i])).numpy()
         self.touched += res.nbytes
         if self.touched > self.limit: self.release()
         return res
@@ -144,6 +148,7 @@ def take(
 ) -> torch.Tensor:
     "Rows as a tensor of their own"
     if isinstance(a, torch.Tensor): return a[torch.from_numpy(idxs).to(a.device)]
+    if isinstance(a, np.ndarray) and a.flags.writeable: return torch.from_numpy(a).index_select(0, torch.from_numpy(idxs))
     return torch.from_numpy(np.ascontiguousarray(a[idxs]))
 
 # %% ../nbs/03_store.ipynb #d97d2a27

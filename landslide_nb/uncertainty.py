@@ -16,15 +16,16 @@ from .models import dropout_site, first_conv
 def stochastic(
     model: nn.Module,# gives logits; a dropout site is attached to its first convolution if it has none
     p: float = .3,   # probability of dropping a feature
-    generator = None # torch generator on the model's device
+    generator = None,# torch generator on the model's device
+    batch: int = None# patches, where a forward gets them several times over to make several passes at once
 ):
     "Within the block the model is in eval mode and only its dropout site is random; the first convolution is computed once"
     conv, site = first_conv(model), dropout_site(model)
     modes = [(m, m.training) for m in model.modules()]
     was, forward, memo = (site.p, site.active, site.generator), conv.forward, []
     def once(x):
-        if not memo: memo.append(forward(x))
-        return memo[0]
+        if not memo: memo.append(forward(x[:batch] if batch else x))
+        return memo[0] if len(x) == len(memo[0]) else memo[0].repeat(len(x) // len(memo[0]), 1, 1, 1)
     had = 'forward' in vars(conv)
     model.eval()
     site.p, site.active, site.generator, conv.forward = p, True, generator, once
@@ -42,20 +43,24 @@ def mc_dropout(
     x: torch.Tensor, # `(B, 14, H, W)`, scaled as the model expects, on the model's device
     n: int = 10,     # stochastic passes
     p: float = .3,   # dropout probability at the site
-    seed: int = None # makes the passes reproducible; torch's global generator by default
+    seed: int = None,# makes the passes reproducible; torch's global generator by default
+    together: int = None # passes in one forward; by default as many as fill 64 patches on a GPU, one on a CPU
 ) -> tuple: # mean logits and their variance over the passes, both `(B, C, H, W)` float32
     "Monte-Carlo dropout after the first convolution: the mean and the (population) variance of the logits"
     if n < 1: raise ValueError(f'n must be at least 1, not {n}')
     if not 0 <= p < 1: raise ValueError(f'p must be in [0, 1), not {p}')
     x = x.as_subclass(torch.Tensor)
     generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
-    with stochastic(model, p, generator):
-        mean = m2 = 0.
-        for i in range(1, n + 1):
-            logits = model(x).float()
-            delta = logits - mean
-            mean = mean + delta / i
-            m2 = m2 + delta * (logits - mean)
+    if together is None: together = max(1, 64 // len(x)) if x.device.type == 'cuda' else 1
+    mean, m2, done = 0., 0., 0
+    with stochastic(model, p, generator, len(x)):
+        while done < n:
+            k = min(together, n - done)
+            for logits in model(x.repeat(k, 1, 1, 1)).float().unflatten(0, (k, len(x))):
+                done += 1
+                delta = logits - mean
+                mean = mean + delta / done
+                m2 = m2 + delta * (logits - mean)
     return mean, m2 / n
 
 # %% ../nbs/20_uncertainty.ipynb #869afdaf
