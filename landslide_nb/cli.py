@@ -39,7 +39,8 @@ def check_range(
     "Refuse a number out of its range with one line"
     for k, v in options.items():
         if not lo <= v <= (v if hi is None else hi):
-            raise InputError(f'--{k.replace("_", "-")}', f'must be {lo} or more' + (f' and at most {hi}' if hi is not None else '') + f', not {v}')
+            most = '' if hi is None else f' and at most {hi}'
+            raise InputError(f'--{k.replace("_", "-")}', f'must be {lo} or more{most}, not {v}')
 
 def pick_device(
     name: str = None # such as 'cuda', 'cuda:1' or 'cpu'; the best there is by default

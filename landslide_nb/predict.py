@@ -101,7 +101,7 @@ def predict_folder(
     seed: int = 0,     # of the passes
     progress: bool = True # show a bar
 ) -> float: # share of landslide pixels
-    "Predict a split and write it as it comes, so that memory does not grow with the number of patches"
+    "Predict a split and write the maps as they come, a few batches at a time"
     device, found = next(model.parameters()).device, 0
     with crf_pool() if params else nullcontext() as pool:
         for i in with_bar(range(0, len(split), 4*bs), progress, 'predicting'):

@@ -25,7 +25,7 @@ def select_class_balanced(
     unc: np.ndarray,         # `(N, H, W)` uncertainty of every pixel
     keep: tuple = (.9, .7)   # share kept of the pixels predicted background and landslide
 ) -> tuple: # pseudo labels `(N, H, W)` uint8 with 255 for ignored pixels; one threshold a class
-    "Per class, the given share of pixels with the lowest uncertainty, to one pixel; ties go by position; see `select_streaming` for very many"
+    "Per class, the given share of pixels with the lowest uncertainty, to one pixel; ties go by position"
     if pred.size > EXACT_PIXELS: return select_streaming(pred, unc, keep)
     if pred.shape != unc.shape: raise ValueError(f'predictions {pred.shape} and uncertainties {unc.shape} differ in shape')
     if not np.isfinite(unc).all(): raise ValueError('uncertainty has values that are not finite')
@@ -62,7 +62,8 @@ class UncertaintyHistogram:
         unc: np.ndarray   # uncertainties, same shape
     ):
         "Count some more pixels; an uncertainty that is negative or not finite raises `ValueError`"
-        if not (np.isfinite(unc).all() and unc.min(initial=0) >= 0): raise ValueError('uncertainty has values that are negative or not finite')
+        if not (np.isfinite(unc).all() and unc.min(initial=0) >= 0):
+            raise ValueError('uncertainty has values that are negative or not finite')
         bins = uncertainty_bin(unc)
         for c in range(len(self.counts)): self.counts[c] += np.bincount(bins[pred == c], minlength=2**21)
         return self
@@ -93,7 +94,8 @@ def select_streaming(
     "`select_class_balanced` in memory that does not grow with the data"
     if pred.shape != unc.shape: raise ValueError(f'predictions {pred.shape} and uncertainties {unc.shape} differ in shape')
     if not all(0 <= k <= 1 for k in keep): raise ValueError(f'keep must lie in [0, 1], not {keep}')
-    parts, hist, labels = [slice(i, i + step) for i in range(0, len(pred), step)], UncertaintyHistogram(len(keep)), scratch(pred.shape, np.uint8)
+    parts = [slice(i, i + step) for i in range(0, len(pred), step)]
+    hist, labels = UncertaintyHistogram(len(keep)), scratch(pred.shape, np.uint8)
     for s in parts:
         hist.add(pred[s], unc[s])
         for a in (pred, unc): release(a)
@@ -184,8 +186,9 @@ class PseudoBank:
         self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
                                             self.answer)
         self.pred = scratch(self.prob.shape, np.uint8)
-        for i in range(0, len(self.pred), 64): self.pred[i:i + 64] = self.prob[i:i + 64] > .5
-        release(self.pred)
+        for i in range(0, len(self.pred), 64):
+            self.pred[i:i + 64] = self.prob[i:i + 64] > .5
+            for a in (self.pred, self.prob): release(a)
         self.labels, self.thresholds = select_class_balanced(self.pred, self.unc, self.keep)
         self.made += 1
         return self

@@ -178,8 +178,10 @@ def stored_split(
     entry = index['splits'][split]
     x, y = (Mapped(Path(root)/f'{split}-{k}.npy') if k == 'x' or entry.get('masks') else None for k in 'xy')
     n = len(entry['ns'])
-    if x.shape[:2] != (n, N_BANDS) or x.map.ndim != 4 or x.dtype.kind != 'f': raise PatchError(root, f'{split}-x.npy does not fit the index')
-    if y is not None and (y.shape != (n, *x.shape[2:]) or y.dtype != np.uint8): raise PatchError(root, f'{split}-y.npy does not fit the index')
+    if x.shape[:2] != (n, N_BANDS) or x.map.ndim != 4 or x.dtype.kind != 'f':
+        raise PatchError(root, f'{split}-x.npy does not fit the index')
+    if y is not None and (y.shape != (n, *x.shape[2:]) or y.dtype != np.uint8):
+        raise PatchError(root, f'{split}-y.npy does not fit the index')
     return Split(x, y, entry['ns'])
 
 def read_split(
@@ -208,7 +210,8 @@ def read_masks(
     "The masks of numbered patches; `PatchError` where the numbers differ"
     if not Path(folder).is_dir(): raise PatchError(folder, 'no such folder')
     files = numbered(folder, 'mask')
-    if (odd := files.keys() ^ set(ns)): raise PatchError(folder, f'the masks do not fit the patches: number {min(odd)} is on one side alone')
+    if (odd := files.keys() ^ set(ns)):
+        raise PatchError(folder, f'the masks do not fit the patches: number {min(odd)} is on one side alone')
     return np.stack([read_mask(files[n]) for n in ns])
 
 # %% ../nbs/03_store.ipynb #ca700474
