@@ -100,11 +100,10 @@ def train(
 ):
     "Run a recipe: train its models one after the other, each with its pseudo labels"
     with one_line_errors('landslide-train'):
-        from fastai.torch_core import rank_distrib
         from landslide_nb.recipe import get_recipe, run_recipe
         check_range(0, None, seed=seed)
         summary = run_recipe(data, out, get_recipe(recipe), seed, truth, pick_device(device), amp=not full_precision)
-        if not rank_distrib(): print(stage_table(summary))
+        print(stage_table(summary))
 
 def stage_table(
     summary: dict # what `run_recipe` returns

@@ -108,7 +108,7 @@ def dense_crf(
     params: CRFParams = CRFParams()  # see `CRFParams`
 ) -> np.ndarray: # `(H, W)` float32 probability of landslide
     "The probability after the CRF, guided by bands of the patch"
-    return guided_crf(prob, guide_image(x, params.guide_bands, params.pct), params)
+    return banded_crf(prob, guide_bands(x, params), params)
 
 def crf_mask(
     prob,                            # `(H, W)` probability of landslide

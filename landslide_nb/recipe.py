@@ -10,7 +10,6 @@ __all__ = ['PAPER', 'QUICK', 'DEMO', 'RECIPES', 'COLUMNS', 'RecipeError', 'Stage
 # %% ../nbs/40_recipe.ipynb #0299657f
 import copy, csv, json, time, tomllib
 from dataclasses import asdict, dataclass, fields, replace
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -19,7 +18,7 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import default_device, num_distrib, rank_distrib, set_seed
+from fastai.torch_core import default_device, set_seed
 from .augment import BatchAugment
 from .data import PATCH, SPLITS, InputError, PatchError, Scaling, atomic_path
 from .losses import JaccardCE
@@ -204,7 +203,6 @@ class MetricsCSV(Callback):
         mets = {'valid_loss' if m.name == 'loss' else m.name: m.value for m in self.recorder._valid_mets}
         row.update({k: float(v) for k, v in mets.items() if k in COLUMNS and v is not None})
         self.rows.append(row)
-        if rank_distrib(): return
         with atomic_path(self.path) as tmp, open(tmp, 'w', newline='') as f:
             w = csv.DictWriter(f, COLUMNS, restval='')
             w.writeheader()
@@ -240,7 +238,6 @@ def train_stage(
 ) -> torch.nn.Module: # in eval mode; also saved under `out`
     "Train one stage and write its model, `metrics.csv` and `curves.png`"
     device, out = torch.device(device or default_device()), Path(out)
-    many, first = num_distrib() > 1, not rank_distrib()
     set_seed(seed, reproducible=True)
     model = create_segmenter(stage.arch, stage.backbone, pretrained=stage.pretrained and not stage.init, zoom=stage.zoom)
     if stage.init: model.load_state_dict(models[stage.init].state_dict())
@@ -251,10 +248,6 @@ def train_stage(
     valid = data.get('valid')
     scored = valid is not None and valid.y is not None
     dls = split_dls(data['train'], valid if scored else None, stage.bs, iters, scaling, augment, seed, device)
-    if many:
-        from landslide_nb.shard import shard_dls
-        dls = shard_dls(dls)
-        torch.manual_seed(seed + 1_000_003*rank_distrib())
     cbs = [ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)]
     st = None
     if stage.teacher:
@@ -266,12 +259,10 @@ def train_stage(
     log = MetricsCSV(out/'metrics.csv', st)
     learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(stage.momentum), lr=stage.lr, wd=stage.wd,
                     metrics=landslide_metrics() if scored else None, path=out)
-    with autocast(device, amp), learn.distrib_ctx(sync_bn=device.type == 'cuda') if many else nullcontext():
+    with autocast(device, amp):
         if progress: learn.fit(n, cbs=[*cbs, log])
         else:
             with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=[*cbs, log])
-    model = learn.model
-    if not first: return model.eval()
     save_model(out, model, scaling, recipe=dict(stage=asdict(stage), seed=seed))
     ax = plot_curves(log.rows)
     with atomic_path(out/'curves.png') as tmp: ax.figure.savefig(tmp) if hasattr(ax, 'figure') else ax.savefig(tmp)
@@ -308,9 +299,6 @@ def run_recipe(
 ) -> dict: # the summary that is also written
     "Run a recipe's stages in order; refuses a folder that already holds a run"
     out = Path(out)
-    if num_distrib() > 1:
-        from accelerate import PartialState
-        device, progress = PartialState().device, progress and not rank_distrib()
     if (out/'summary.json').exists(): raise RecipeError(f'{out} already holds a finished run')
     data = read_data(root, recipe, truth, progress)
     scaling, models = data['train'].measure_scaling(), {}
@@ -323,7 +311,7 @@ def run_recipe(
         models[stage.name] = train_stage(stage, data, scaling, models, out/stage.name, seed + i, device, amp, progress)
         scores = {k: evaluate(models[stage.name], v, scaling, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
         summary['stages'][stage.name] = dict(scores=scores, seconds=round(time.perf_counter() - start, 1))
-    if not rank_distrib(): write_json(out/'summary.json', summary)
+    write_json(out/'summary.json', summary)
     return summary
 
 # %% ../nbs/40_recipe.ipynb #f5796f33

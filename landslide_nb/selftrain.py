@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
-from fastai.torch_core import num_distrib, to_device
+from fastai.torch_core import to_device
 from .block import LandslideMask
 from .pseudo import PseudoBank
 
@@ -80,7 +80,7 @@ class SelfTraining(Callback):
     def __init__(self,
         bank: PseudoBank,    # pseudo labels; made at the first fit if they are not yet
         augment = None,      # `BatchAugment` for the unlabelled half (the labelled half has that of its loader), none by default
-        bs: int = None,      # unlabelled patches a batch (of each process), as many as labelled ones by default
+        bs: int = None,      # unlabelled patches a batch, as many as labelled ones by default
         alpha: float = .4,   # mix-up's Beta(alpha, alpha), 0 for no mix-up
         weight: float = 1.,  # of the unlabelled half's loss, 1 in the paper
         refresh: int = None, # make the labels anew every so many epochs; once and for all by default
@@ -104,11 +104,7 @@ class SelfTraining(Callback):
 
     def _unlabelled(self, bs):
         while True:
-            world = num_distrib() or 1
-            dl = pseudo_dl(self.bank.dl, self.bank.labels, bs * world, seed=int(self.rng.integers(2**31)))
-            if world > 1:
-                from landslide_nb.shard import ShardDL
-                dl = ShardDL(dl)
+            dl = pseudo_dl(self.bank.dl, self.bank.labels, bs, seed=int(self.rng.integers(2**31)))
             yield from dl
 
     def before_batch(self):

@@ -76,8 +76,8 @@ def test_metadata_is_what_settings_say():
     assert meta.get_all('Project-URL') == [f"Repository, {CFG['url']}"]
     assert meta.get_all('Classifier') == CFG['classifiers'].splitlines()
     plain = {str(Requirement(o)) for o in CFG['requirements'].split()}
-    extras = {str(Requirement(f'{o}; extra == "{k}"')) for k in ('dev', 'distributed') for o in CFG[f'{k}_requirements'].split()}
-    assert {str(Requirement(o)) for o in dist.requires} == plain | extras
+    dev = {str(Requirement(f'{o}; extra == "dev"')) for o in CFG['dev_requirements'].split()}
+    assert {str(Requirement(o)) for o in dist.requires} == plain | dev
     entries = {(o.group, o.name, o.value) for o in dist.entry_points}
     scripts = {('console_scripts', name, target) for name, target in COMMANDS.items()}
     assert entries == scripts | {('nbdev', 'landslide_nb', 'landslide_nb._modidx:d')}
@@ -94,7 +94,7 @@ def test_constraints_pin_a_release_of_every_requirement_that_satisfies_it():
 
 
 def test_every_third_party_import_is_a_declared_requirement():
-    declared = {canonicalize_name(Requirement(o).name) for k in ('', 'distributed_') for o in CFG[f'{k}requirements'].split()}
+    declared = {canonicalize_name(Requirement(o).name) for o in CFG['requirements'].split()}
     owners = packages_distributions()
     used = {o.split('.')[0] for o in chain.from_iterable(map(imports, MODULES)) if not o.startswith('.')}
     for name in used - sys.stdlib_module_names - {'landslide_nb'}:
