@@ -10,7 +10,6 @@ __all__ = ['one_line_errors', 'check_range', 'pick_device', 'synth', 'pack', 'tr
 import sys, warnings
 from contextlib import contextmanager
 from json import dumps
-from pathlib import Path
 from fastcore.script import call_parse, store_true
 from .data import InputError
 

@@ -50,7 +50,7 @@ def pack_split(
     out,                   # folder of the store
     split: str,            # its name there
     dtype = np.float32,    # float32 or float16
-    every: int = 64,       # patches between two entries of the journal
+    every: int = 64,       # patches between two entries of the journal, a sixteenth of what is done once that is more
     progress: bool = True  # show a bar
 ) -> dict: # the split's entry in the index
     "Write a split of the store, going on where a killed run stopped; `PatchError` names a file that cannot be used"
@@ -80,7 +80,7 @@ def pack_split(
             j['crc32'].append(zlib.crc32(y.data, zlib.crc32(z.data)))
             for k, o in (('x', z), ('y', y)):
                 if k in handles: handles[k].write(o.data)
-            if i % every == 0 or i == len(files):
+            if i - j['done'] >= max(every, j['done'] // 16) or i == len(files):
                 for o in handles.values():
                     o.flush()
                     os.fsync(o.fileno())

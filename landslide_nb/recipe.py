@@ -8,8 +8,8 @@ __all__ = ['PAPER', 'QUICK', 'DEMO', 'RECIPES', 'COLUMNS', 'RecipeError', 'Stage
            'read_metrics']
 
 # %% ../nbs/40_recipe.ipynb #0299657f
-import copy, csv, json, time, tomllib
-from dataclasses import asdict, dataclass, fields, replace
+import csv, json, time, tomllib
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -23,13 +23,13 @@ from .augment import BatchAugment
 from .data import PATCH, SPLITS, InputError, PatchError, Scaling, atomic_path
 from .losses import JaccardCE
 from .metrics import landslide_metrics
-from .models import create_segmenter, dropout_site, load_model, save_model
+from .models import create_segmenter, dropout_site, save_model
 from .plot import plot_curves
 from .precision import autocast, mixed_precision
 from .predict import evaluate, unlabelled_dl
 from .pseudo import PseudoBank
 from .selftrain import SelfTraining
-from .store import Split, on_device, read_split, split_dls
+from .store import on_device, read_split, split_dls
 
 # %% ../nbs/40_recipe.ipynb #f024b651
 class RecipeError(InputError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import norm
-from .data import BANDS, L4S_MEANS, PATCH, PatchError, to_l4s_units, with_bar, write_mask, write_patch
+from .data import PATCH, PatchError, to_l4s_units, with_bar, write_mask, write_patch
 
 # %% ../nbs/01_synth.ipynb #6f7a259b
 @dataclass(frozen=True)
