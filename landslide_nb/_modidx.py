@@ -135,6 +135,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'landslide_nb.models.apply_site': ('models.html#apply_site', 'landslide_nb/models.py'),
                                      'landslide_nb.models.check_known': ('models.html#check_known', 'landslide_nb/models.py'),
                                      'landslide_nb.models.create_segmenter': ('models.html#create_segmenter', 'landslide_nb/models.py'),
+                                     'landslide_nb.models.dropout_mask': ('models.html#dropout_mask', 'landslide_nb/models.py'),
                                      'landslide_nb.models.dropout_site': ('models.html#dropout_site', 'landslide_nb/models.py'),
                                      'landslide_nb.models.expand_stem': ('models.html#expand_stem', 'landslide_nb/models.py'),
                                      'landslide_nb.models.first_conv': ('models.html#first_conv', 'landslide_nb/models.py'),
