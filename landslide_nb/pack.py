@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from .data import (BANDS, N_BANDS, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, patch_files, read_mask,
                                read_patch, with_bar)
-from .store import STORE, Mapped, open_store
+from .arrays import STORE, Mapped, open_store
 
 # %% ../nbs/05_pack.ipynb #06ae51ef
 def digest(
