@@ -7,9 +7,10 @@ __all__ = ['one_line_errors', 'check_range', 'pick_device', 'synth', 'pack', 'tr
            'score_table', 'demo']
 
 # %% ../nbs/50_cli.ipynb #024852d4
-import sys, warnings
+import errno, shlex, sys, warnings
 from contextlib import contextmanager
 from json import dumps
+from pathlib import Path
 from fastcore.script import call_parse, store_true
 from .data import InputError
 
@@ -24,6 +25,10 @@ def one_line_errors(
     fp.NO_BAR = fp.NO_BAR or not sys.stdout.isatty() # its own check is always true
     try: yield
     except (InputError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as e:
+        print(f'{command}: {" ".join(str(e).split())}', file=sys.stderr)
+        sys.exit(1)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO): raise
         print(f'{command}: {" ".join(str(e).split())}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -97,14 +102,22 @@ def train(
     seed: int = 0,         # of everything random
     truth: str = None,     # folder with valid/ and test/ masks to score against, where the data has none
     device: str = None,    # such as 'cuda' or 'cpu', the best there is by default
-    full_precision: store_true = False # float32 throughout, also where the hardware has something faster
+    full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
+    resume: store_true = False, # go on with a run that was stopped
+    checkpoint: float = 120 # seconds between two checkpoints
 ):
-    "Run a recipe: train its models one after the other, each with its pseudo labels"
+    "Run a recipe: train its models one after the other, each with its pseudo labels. Ctrl-C keeps a checkpoint"
     with one_line_errors('landslide-train'):
         from landslide_nb.ranks import leave_ranks
         from landslide_nb.recipe import get_recipe, run_recipe
-        check_range(0, None, seed=seed)
-        summary = run_recipe(data, out, get_recipe(recipe), seed, truth, pick_device(device), amp=not full_precision)
+        check_range(0, None, seed=seed, checkpoint=checkpoint)
+        try: summary = run_recipe(data, out, get_recipe(recipe), seed, truth, pick_device(device), amp=not full_precision,
+                                  resume=resume, checkpoint=checkpoint)
+        except KeyboardInterrupt:
+            again = shlex.join([Path(sys.argv[0]).name, *(o for o in sys.argv[1:] if o != '--resume'), '--resume'])
+            if not (Path(out)/'run.json').exists(): raise
+            print(f'landslide-train: interrupted; to go on: {again}', file=sys.stderr)
+            sys.exit(130)
         if not leave_ranks(): print(stage_table(summary))
 
 def stage_table(
