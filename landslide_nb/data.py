@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'LAYOUTS', 'SPLITS', 'Band', 'band_index',
            'to_l4s_units', 'read_patch', 'read_mask', 'atomic_path', 'write_h5', 'write_patch', 'write_mask',
-           'with_bar', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'pair', 'Scaling', 'measure_scaling',
-           'rgb', 'stretch']
+           'with_bar', 'PatchFile', 'listed', 'unique', 'numbered', 'find_layout', 'patch_files', 'pair', 'Scaling',
+           'measure_scaling', 'rgb', 'stretch']
 
 # %% ../nbs/00_data.ipynb #bb7d09aa
 import os, re, tempfile
@@ -160,22 +160,35 @@ class PatchFile:
     img: Path       # the image file
     mask: Path|None # the mask file, None where there is none
 
-def numbered(
-    folder,            # folder to list
-    stem: str,         # 'image' or 'mask'
-    bad: list = None   # takes the faults, and the files are left out; without it the first fault is raised
-) -> dict: # number -> path, sorted by number
-    "The files `stem_N.h5` of a folder by number; two files of one number are a `PatchError`, and neither of them counts"
-    res, twice = {}, set()
+def listed(
+    folder,   # folder to list
+    stem: str # 'image' or 'mask'
+) -> dict: # number -> paths, sorted by number
+    "The files `stem_N.h5` of a folder by number; `image_1.h5` and `image_01.h5` have the same one"
+    res = {}
     try: paths = sorted(Path(folder).iterdir())
     except PermissionError: raise PatchError(folder, 'permission denied') from None
     for p in paths:
-        if not (k := re.fullmatch(rf'{stem}_(\d+)\.h5', p.name)): continue
-        if (n := int(k[1])) in res:
-            found(PatchError(p, f'same number as {res[n].name}'), bad)
-            twice.add(n)
-        else: res[n] = p
-    return {n: p for n, p in sorted(res.items()) if n not in twice}
+        if (k := re.fullmatch(rf'{stem}_(\d+)\.h5', p.name)): res.setdefault(int(k[1]), []).append(p)
+    return dict(sorted(res.items()))
+
+def unique(
+    *lists: dict,    # of `listed`
+    bad: list = None # takes the faults; without it the first is raised
+) -> list: # of dicts: number -> path
+    "A file a number; a number with several files is a `PatchError`, and taken out of all lists"
+    twice = {n: ps for o in lists for n, ps in o.items() if len(ps) > 1}
+    for ps in twice.values():
+        for p in ps[1:]: found(PatchError(p, f'same number as {ps[0].name}'), bad)
+    return [{n: ps[0] for n, ps in o.items() if n not in twice} for o in lists]
+
+def numbered(
+    folder,          # folder to list
+    stem: str,       # 'image' or 'mask'
+    bad: list = None # takes the faults; without it the first is raised
+) -> dict: # number -> path, sorted by number
+    "The files `stem_N.h5` of a folder by number; two files of one number are a `PatchError`"
+    return unique(listed(folder, stem), bad=bad)[0]
 
 # %% ../nbs/00_data.ipynb #c214dd09
 def find_layout(
@@ -202,7 +215,7 @@ def patch_files(
         mask = Path(masks)
         if not mask.is_dir(): raise PatchError(mask, 'no such folder')
     if not img.is_dir(): raise PatchError(img, f'no such folder (split {split!r})')
-    imgs, ms = numbered(img, 'image', bad), numbered(mask, 'mask', bad) if mask.is_dir() else None
+    imgs, ms = unique(listed(img, 'image'), listed(mask, 'mask') if mask.is_dir() else {}, bad=bad)
     if not imgs and not ms: raise PatchError(img, 'holds no image_N.h5')
     if ms: pair(imgs, ms, img, mask, bad)
     if not imgs: raise PatchError(img, 'holds no image_N.h5 that has a mask')
