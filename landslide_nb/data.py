@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from .arrays import InputError, PatchError, by, found, read_h5
+from .container import InputError, PatchError, by, found, read_h5
 
 # %% ../nbs/00_data.ipynb #6021304c
 @dataclass(frozen=True)
