@@ -190,14 +190,14 @@ def bench_uncertainty(tmp, rows):
     rows.append((f'rank correlation of the uncertainty map in {precision()} with that in float32', f'{rho:.4f}', '0.99 or more', rho >= .99, f'{what}, untrained'))
 
 
-def bench_crf(tmp, rows):
-    xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(64))))
+def bench_crf(tmp, rows, n=128):
+    xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(n))))
     prob = np.clip(ys * .6 + .2 + .15*np.random.default_rng(0).standard_normal(ys.shape), .01, .99)
     s = interleave(5, serial=lambda: crf_split(prob, xs, progress=False, workers=1), all=lambda: crf_split(prob, xs, progress=False))
     same = np.array_equal(crf_split(prob, xs, progress=False, workers=1), crf_split(prob, xs, progress=False))
     m, text = ratio(s['serial'], s['all'])
-    rows.append((f'CRF on {len(os.sched_getaffinity(0))} cores vs. one (outputs {"identical" if same else "DIFFER"})', text, '1.8 or more', m >= 1.8 and same,
-                 f'{ms(s["all"], 64)} vs. {ms(s["serial"], 64)} a patch'))
+    rows.append((f'CRF of {n} patches on {len(os.sched_getaffinity(0))} cores vs. one (outputs {"identical" if same else "DIFFER"})', text, '1.8 or more', m >= 1.8 and same,
+                 f'{ms(s["all"], n)} vs. {ms(s["serial"], n)} a patch'))
 
 
 def precision(): return {torch.bfloat16: 'bfloat16', torch.float16: 'float16', None: 'float32'}[amp_dtype('cpu')]

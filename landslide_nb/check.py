@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['folders', 'check_folders', 'check_data', 'fault_table', 'count_line']
 
-# %% ../nbs/06_check.ipynb #7e152016
+# %% ../nbs/06_check.ipynb #fd742205
 import os
 from functools import partial
 from itertools import chain
@@ -13,7 +13,7 @@ from pathlib import Path
 from .data import LAYOUTS, SPLITS, PatchError, find_layout, listed, pair, unique, with_bar
 from .faults import image_faults, mask_faults
 from .pack import check_store
-from .store import open_store
+from .arrays import open_store
 
 # %% ../nbs/06_check.ipynb #7b94a512
 def folders(

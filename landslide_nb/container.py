@@ -7,7 +7,7 @@ __all__ = ['LIMIT', 'GZIP', 'SHUFFLE', 'FLETCHER', 'FILTERS', 'InputError', 'Pat
            'filters_of', 'array_fault', 'by', 'fletcher32', 'unfold', 'read_blocks', 'read_h5', 'first_line']
 
 # %% ../nbs/00_container.ipynb #f4eac84b
-import os, stat, zlib
+import os, re, stat, zlib
 from math import prod
 from pathlib import Path
 import h5py
@@ -49,12 +49,13 @@ def file_fault(
     return None if s.st_size else 'an empty file (0 bytes)'
 
 def other_format(
-    path # a file that is not HDF5
+    path,       # a file that cannot be read
+    detail: str # what HDF5 says, shown where it is HDF5
 ) -> str:
     "What the file seems to be instead, for the message"
     with open(path, 'rb') as f: head = f.read(200)
-    if head.startswith(b'version https://git-lfs'): return 'a text pointer in place of the file (fetch the real one: git lfs pull)'
-    if head.startswith(b'\x89HDF\r\n\x1a\n'): return 'a damaged HDF5 file'
+    if head.startswith(b'version https://git-lfs'): return 'a text pointer in place of the file: fetch the real one (git lfs pull)'
+    if head.startswith(b'\x89HDF\r\n\x1a\n'): return f'a damaged HDF5 file ({detail})'
     if not set(head) & {*range(9), *range(14, 32)}: return 'a text file, not HDF5'
     return 'not an HDF5 file'
 
@@ -155,10 +156,11 @@ def read_h5(
     except PermissionError: raise PatchError(path, 'permission denied') from None
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, zlib.error) as e:
         if isinstance(e, PatchError): raise
-        raise PatchError(path, f'{other_format(path)} ({first_line(e)})') from None
+        raise PatchError(path, other_format(path, first_line(e))) from None
 
 def first_line(
     e: Exception # any
 ) -> str:
     "What an exception says, in one line"
-    return ' '.join((str(e).splitlines() or [''])[0].split()).strip('\'"') or type(e).__name__
+    said = ' '.join((str(e).splitlines() or [''])[0].split()).strip('\'"') or type(e).__name__
+    return re.sub(r'^Unable to \w+ open file \((.*)\)$', r'\1', said)

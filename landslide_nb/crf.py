@@ -8,10 +8,11 @@ __all__ = ['NO_CRF', 'CRF_GRID', 'CRFParams', 'guide_bands', 'guide_image', 'pai
 
 # %% ../nbs/30_crf.ipynb #a3432da9
 import multiprocessing, os
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import product, repeat
+from itertools import product
 import numpy as np
 import pydensecrf.densecrf as dcrf
 import torch
@@ -144,13 +145,11 @@ def crf_split(
     if len(probs) != len(xs): raise ValueError(f'{len(probs)} probabilities for {len(xs)} patches')
     res, bar = np.zeros(np.shape(probs), dtype=np.float32), with_bar(range(len(probs)), progress, 'CRF')
     with nullcontext(pool) if pool else crf_pool(1 if len(probs) < 8 else workers) as pool:
-        ahead = 64 if pool else 1
+        submitted, ahead = deque(), 64 if pool else 0
         for i in bar:
-            if i % ahead == 0:
-                idxs = range(i, min(i + ahead, len(probs)))
-                bands = [guide_bands(xs[j], params) for j in idxs]
-                done = iter((pool.map if pool else map)(banded_crf, [probs[j] for j in idxs], bands, repeat(params)))
-            res[i] = next(done)
+            for j in range(i + len(submitted), min(i + ahead, len(probs))):
+                submitted.append(pool.submit(banded_crf, probs[j], guide_bands(xs[j], params), params))
+            res[i] = submitted.popleft().result() if pool else banded_crf(probs[i], guide_bands(xs[i], params), params)
     return res
 
 # %% ../nbs/30_crf.ipynb #0d371db5

@@ -12,10 +12,10 @@ __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE',
 import os, re, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import h5py
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 from .container import InputError, PatchError, by, found, read_h5
 
@@ -60,7 +60,7 @@ def to_l4s_units(
     "Raw Sentinel-2 L1C, slope and elevation in the benchmark's units"
     means = L4S_MEANS[:, None, None]
     shift = np.where(np.arange(N_BANDS) < 12, float(offset), 0.)[:, None, None]
-    if isinstance(x, torch.Tensor): means, shift = (torch.as_tensor(o, dtype=x.dtype, device=x.device) for o in (means, shift))
+    if hasattr(x, 'new_tensor'): means, shift = (x.new_tensor(o) for o in (means, shift))
     return (x - shift) / means
 
 # %% ../nbs/00_data.ipynb #726c11ea
@@ -240,9 +240,8 @@ class Scaling:
     scale: tuple # fourteen positive floats, benchmark units
 
     def _apply(self, x):
-        kw = dict(dtype=x.dtype, device=x.device) if isinstance(x, torch.Tensor) else {}
-        make = torch.tensor if kw else np.array
-        return (make(o, **(kw or dict(dtype=x.dtype)))[:, None, None] for o in (self.shift, self.scale))
+        make = x.new_tensor if hasattr(x, 'new_tensor') else partial(np.array, dtype=x.dtype)
+        return (make(o)[:, None, None] for o in (self.shift, self.scale))
 
     def encode(self,
         x # `(..., 14, H, W)` array or tensor in benchmark units
@@ -297,7 +296,7 @@ def rgb(
     pct: tuple = (2, 98) # percentiles stretched to black and white, per band
 ) -> np.ndarray: # `(H, W, 3)` floats in [0, 1]
     "A three-band composite with a percentile stretch"
-    x = torch.as_tensor(x).detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=np.float32)
+    x = x.detach().float().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x, dtype=np.float32)
     return stretch(x[band_index(list(bands))], pct)
 
 def stretch(

@@ -12,7 +12,7 @@ import numpy as np
 from .data import (BANDS, N_BANDS, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, found, patch_files,
                                read_mask, read_patch, with_bar)
 from .faults import whole_patches
-from .store import STORE, open_store, stored_split
+from .arrays import STORE, open_store, stored_arrays
 
 # %% ../nbs/05_pack.ipynb #06ae51ef
 def digest(
@@ -140,14 +140,14 @@ def check_store(
     if index is None: raise PatchError(root, 'not a packed store')
     for split, e in index['splits'].items():
         try:
-            o = stored_split(root, index, split)
-            if not isinstance(e.get('crc32'), list) or len(e['crc32']) != len(o): raise PatchError(Path(root)/'index.json', 'lacks checksums')
+            x, y = stored_arrays(root, index, split)
+            if not isinstance(e.get('crc32'), list) or len(e['crc32']) != len(x): raise PatchError(Path(root)/'index.json', 'lacks checksums')
         except PatchError as fault:
             found(fault, bad)
             continue
-        for i in with_bar(range(len(o)), progress, f'checking {split}'):
-            crc = zlib.crc32(o.x[i].data)
-            if (zlib.crc32(o.y[i].data, crc) if o.y is not None else crc) != e['crc32'][i]:
-                found(PatchError(Path(root)/f'{split}-x.npy', f'patch {o.ns[i]} is not what was packed'), bad)
+        for i in with_bar(range(len(x)), progress, f'checking {split}'):
+            crc = zlib.crc32(x[i].data)
+            if (zlib.crc32(y[i].data, crc) if y is not None else crc) != e['crc32'][i]:
+                found(PatchError(Path(root)/f'{split}-x.npy', f'patch {e["ns"][i]} is not what was packed'), bad)
             n += 1
     return n

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 from fastai.torch_core import to_device
+from .arrays import release, scratch
 from .data import IGNORE, with_bar
 from .precision import autocast
-from .store import release, scratch
 from .uncertainty import mc_dropout, uncertainty_map
 
 # %% ../nbs/21_pseudo.ipynb #ced190ef
@@ -32,15 +32,16 @@ def select_class_balanced(
     if not all(0 <= k <= 1 for k in keep): raise ValueError(f'keep must lie in [0, 1], not {keep}')
     labels, flat, thresholds = np.full(pred.size, IGNORE, dtype=np.uint8), unc.reshape(-1), []
     for c, share in enumerate(keep):
-        pixels = np.flatnonzero(pred.reshape(-1) == c)
-        n, u = round(share * len(pixels)), flat[pixels]
+        mine = pred.reshape(-1) == c
+        u = flat[mine]
+        n = round(share * len(u))
         if n == 0:
-            thresholds.append(float('-inf') if len(pixels) else float('nan'))
+            thresholds.append(float('-inf') if len(u) else float('nan'))
             continue
-        t = np.partition(u, n - 1)[n - 1]
-        below = u < t
-        tied = np.flatnonzero(u == t)[:n - below.sum()]
-        labels[pixels[below]] = labels[pixels[tied]] = c
+        u.partition(n - 1)
+        t = u[n - 1]
+        below = mine & (flat < t)
+        labels[below] = labels[np.flatnonzero(mine & (flat == t))[:n - below.sum()]] = c
         thresholds.append(float(t))
     return labels.reshape(pred.shape), tuple(thresholds)
 
