@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['constant_bands', 'whole_patches', 'patch_faults', 'image_faults', 'mask_faults', 'told']
 
-# %% ../nbs/00_faults.ipynb #06ab63d7
+# %% ../nbs/00_faults.ipynb #d7f8103d
 import numpy as np
-from .data import BANDS, PatchError, PatchFile, read_mask, read_patch, with_bar
+from .data import BANDS, PATCH, PatchError, PatchFile, read_mask, read_patch, with_bar
 
-# %% ../nbs/00_faults.ipynb #ff8c1f43
+# %% ../nbs/00_faults.ipynb #dfa23ee4
 def constant_bands(
     x: np.ndarray # `(14, H, W)`
 ) -> str: # names, empty where there are none
@@ -50,10 +50,11 @@ def image_faults(
         + ([] if fits else [PatchError(path, f'has values too large for {np.dtype(dtype)}')])
 
 def mask_faults(
-    path # `mask_N.h5`
+    path,             # `mask_N.h5`
+    size: int|None = PATCH # required height and width in pixels, None for any
 ) -> list: # of `PatchError`s
     "What is wrong with a mask"
-    try: read_mask(path)
+    try: read_mask(path, size)
     except PatchError as e: return [e]
     return []
 
