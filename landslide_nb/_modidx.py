@@ -51,6 +51,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'landslide_nb.check.fault_table': ('check.html#fault_table', 'landslide_nb/check.py'),
                                     'landslide_nb.check.folders': ('check.html#folders', 'landslide_nb/check.py')},
             'landslide_nb.cli': { 'landslide_nb.cli.check': ('cli.html#check', 'landslide_nb/cli.py'),
+                                  'landslide_nb.cli.check_models': ('cli.html#check_models', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.check_range': ('cli.html#check_range', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.demo': ('cli.html#demo', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.one_line_errors': ('cli.html#one_line_errors', 'landslide_nb/cli.py'),

@@ -69,7 +69,7 @@ def fault_table(
 ) -> str:
     "A line a fault: file and fault"
     rows = [(os.path.relpath(e.path, root) if e.path.is_relative_to(root) else str(e.path), e.fault) for e in faults]
-    rows = [[' '.join(o.replace(f'{root}{os.sep}', '').split()).encode('utf-8', 'backslashreplace').decode() for o in row] for row in rows]
+    rows = [[' '.join(o.replace(f'{root}{os.sep}', '').split()) for o in row] for row in rows]
     wide = min(max((len(o) for o, _ in rows), default=0), 60)
     return '\n'.join(f'{o:<{wide}}  {fault}' for o, fault in rows)
 
