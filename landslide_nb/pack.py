@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from .data import (BANDS, N_BANDS, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, found, patch_files,
                                read_mask, read_patch, with_bar)
+from .container import file_fault
 from .faults import whole_patches
 from .arrays import STORE, open_store, stored_arrays
 
@@ -118,7 +119,10 @@ def pack_data(
         try: todo[s] = patch_files(root, s, bad=bad)
         except PatchError as e:
             if not e.fault.startswith('no such folder'): raise
-    if bad is not None:
+    if bad is None:
+        for p in (p for files in todo.values() for f in files for p in (f.img, f.mask) if p):
+            if (fault := file_fault(p)): raise PatchError(p, fault)
+    else:
         for s in todo:
             if not (whole := whole_patches(todo[s], bad, dtype, progress)): raise PatchError(root, f'no patch of split {s!r} can be used')
             todo[s] = whole
