@@ -2,8 +2,10 @@
 import multiprocessing
 import os
 import resource
+import signal
 import tempfile
-from collections import Counter
+import time
+from collections import Counter, deque
 from pathlib import Path
 
 import h5py
@@ -76,6 +78,16 @@ def outcome(path):
     return 'read' if 'read' in found else 'refused'
 
 
+def misbehave(n):
+    "What the test of the watch asks for, in the environment: a way and the number of a file"
+    way, at = os.environ.get('FUZZ_BREAK', 'none -1').split()
+    if n != int(at): return
+    if way == 'hangs': time.sleep(1000)
+    if way == 'dies': os.kill(os.getpid(), signal.SIGSEGV)
+    if way == 'MemoryError': bytearray(2*ROOM)
+    assert way != 'wrong'
+
+
 def read_all(raws, numbers, pipe):
     "In a process of its own: what came of each file"
     import landslide_nb.data
@@ -86,32 +98,34 @@ def read_all(raws, numbers, pipe):
         path = Path(folder)/'image_1.h5'
         for n in numbers:
             path.write_bytes(mutate(raws, n))
-            try: pipe.send((n, outcome(path)))
-            except BaseException as e: pipe.send((n, f'{type(e).__name__}: {str(e)[:200]}'))
+            try:
+                misbehave(n)
+                what = outcome(path)
+            except BaseException as e: what = f'{type(e).__name__}: {str(e)[:200]}'
+            pipe.send(what)
 
 
 def fuzz(folder, numbers, limit=20.):
     "Read the mutated files `numbers`; a count of outcomes, and what went wrong by number. `limit`: seconds a file may take"
-    raws, todo, counts, wrong = seeds(folder), list(numbers), Counter(), {}
+    raws, todo, counts, wrong = seeds(folder), deque(numbers), Counter(), {}
     spawn = multiprocessing.get_context('spawn')
     while todo:
         ours, theirs = spawn.Pipe(duplex=False)
-        p = spawn.Process(target=read_all, args=(raws, todo, theirs), daemon=True)
+        p = spawn.Process(target=read_all, args=(raws, list(todo), theirs), daemon=True)
         p.start()
         theirs.close()
-        fault, first = None, True
+        room = limit + 60  # a new process imports first
         while todo:
+            what = 'hangs'
             try:
-                if not ours.poll(limit + 60*first): fault = 'hangs'
-                else: n, what = ours.recv()
-            except EOFError: fault = 'dies'
-            if fault:
-                wrong[todo.pop(0)] = fault
-                break
-            first = False
-            todo.remove(n)
+                if ours.poll(room): what = ours.recv()
+            except EOFError: what = 'dies'
+            n, room = todo.popleft(), limit
             counts[what] += 1
-            if what not in ('read', 'refused'): wrong[n] = what
+            if what in ('read', 'refused'): continue
+            wrong[n] = what
+            print(f'file {n}: {what}', flush=True)
+            if what in ('hangs', 'dies'): break
         p.kill()
         p.join()
     return counts, wrong
