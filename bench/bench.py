@@ -130,7 +130,7 @@ def bare_steps(n, labelled, scaling, model, bank, amp=True):
                 (x, y), (xu, yu) = (aug.augment(scaling.encode(a.as_subclass(torch.Tensor)), b) for a, b in ((x, y), (xu, yu)))
                 lam, perm, perm_u = draw_lam(.4, rng), torch.randperm(BS), torch.randperm(BS)
                 logits = model(torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]))
-                loss = mixed_loss(loss_func, logits[:BS], y, lam, perm) + mixed_loss(loss_func, logits[BS:], yu, lam, perm_u)
+                loss = mixed_loss(loss_func, logits[:BS], y, y[perm], lam) + mixed_loss(loss_func, logits[BS:], yu, yu[perm_u], lam)
                 loss.backward()
                 opt.step()
                 opt.zero_grad()

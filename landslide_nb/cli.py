@@ -57,9 +57,11 @@ def check_range(
 def pick_device(
     name: str = None # such as 'cuda', 'cuda:1' or 'cpu'; the best there is by default
 ): # torch device
-    "A device that is there; any other is refused with one line"
+    "A device that is there; any other is refused with one line. Of several processes each has its own"
     import torch
     from fastai.torch_core import default_device
+    from landslide_nb.ranks import many_ranks, rank_device
+    if many_ranks(): return rank_device()
     if name is None: return torch.device(default_device())
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f'--device {name}', str(e).split('. ')[0]) from None
@@ -127,11 +129,12 @@ def train(
 ):
     "Run a recipe: train its models one after the other, each with its pseudo labels"
     with one_line_errors('landslide-train'), skipping('landslide-train', skip_bad) as bad:
+        from landslide_nb.ranks import leave_ranks
         from landslide_nb.recipe import get_recipe, run_recipe
         check_range(0, None, seed=seed)
         check_models(recipe := get_recipe(recipe))
         summary = run_recipe(data, out, recipe, seed, truth, pick_device(device), amp=not full_precision, bad=bad)
-        print(stage_table(summary))
+        if not leave_ranks(): print(stage_table(summary))
 
 def check_models(
     recipe # `Recipe`

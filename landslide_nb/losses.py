@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .data import IGNORE
+from .ranks import over_ranks
 
 # %% ../nbs/11_losses.ipynb #f0579a51
 def plain(
     logits: torch.Tensor, # `(B, C, H, W)`, any floating type and any tensor subclass
     y: torch.Tensor       # `(B, H, W)` integers, any tensor subclass
-) -> tuple: # float32 logits and int64 classes, plain tensors
+) -> tuple: # float32 (or float64) logits and int64 classes, plain tensors
     "Logits and masks without subclasses, in the types that the losses compute in; other shapes raise `ValueError`"
-    logits, y = logits.as_subclass(torch.Tensor).float(), y.as_subclass(torch.Tensor).long()
+    logits, y = logits.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor).long()
+    if logits.dtype != torch.float64: logits = logits.float()
     if logits.ndim != 4 or y.shape != logits[:, 0].shape:
         raise ValueError(f'logits {tuple(logits.shape)} and masks {tuple(y.shape)} do not fit: want (B, C, H, W) and (B, H, W)')
     return logits, y
@@ -34,6 +36,7 @@ def cross_entropy(
     total = F.cross_entropy(logits, y, weight=weight, ignore_index=ignore_index, reduction='sum')
     keep = y != ignore_index
     n = keep.sum() if weight is None else weight[y.where(keep, 0)].where(keep, 0).sum()
+    total, n = over_ranks(total), over_ranks(n)
     return total / n.where(n > 0, 1)
 
 # %% ../nbs/11_losses.ipynb #306bf98a
@@ -50,7 +53,7 @@ def jaccard_loss(
     keep = (y != ignore_index)[:, None]
     p = logits.softmax(1) * keep
     t = (y[:, None] == torch.arange(logits.shape[1], device=y.device)[:, None, None]) & keep
-    hit, area, truth = (o.sum((0, 2, 3)) for o in (p * t, p, t))
+    hit, area, truth = over_ranks(torch.stack([o.sum((0, 2, 3)) for o in (p * t, p, t)]))
     loss = 1 - (hit + eps) / (area + truth - hit + eps)
     return (loss if classes is None else loss[list(classes)]).mean()
 

@@ -11,10 +11,12 @@ import math
 import numpy as np
 import torch
 from torch import nn
-from fastai.torch_core import to_device
+from fastai.torch_core import num_distrib, rank_distrib, to_device
+from fastcore.basics import chunked
 from .arrays import release, scratch
 from .data import IGNORE, with_bar
 from .precision import autocast
+from .ranks import from_rank, many_ranks
 from .uncertainty import mc_dropout, uncertainty_map
 
 # %% ../nbs/21_pseudo.ipynb #ced190ef
@@ -148,17 +150,22 @@ def query_teacher(
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
     "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch"
     if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
-    was = teacher.training
-    at, out = 0, None
+    was, device = teacher.training, next(teacher.parameters()).device
+    world, rank = (num_distrib(), rank_distrib()) if many_ranks() else (1, 0)
+    at, out, mine = 0, None, None
     teacher.eval()
     try:
-        for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
-            x = b[0] if isinstance(b, (tuple, list)) else b
-            if out is None: out = [scratch((len(dl.dataset), *x.shape[-2:]), np.float32) for _ in range(2)]
-            for a, v in zip(out, query_batch(teacher, x, n, p, None if seed is None else seed + i, reduce, amp, answer)):
-                a[at:at + len(x)] = v
-                if i % 16 == 0: release(a)
-            at += len(x)
+        for batches in chunked(enumerate(with_bar(dl, progress, 'asking the teacher')), world):
+            batches = [(i, b[0] if isinstance(b, (tuple, list)) else b) for i, b in batches]
+            if rank < len(batches):
+                i, x = batches[rank]
+                mine = query_batch(teacher, x, n, p, None if seed is None else seed + i, reduce, amp, answer)
+            for r, (i, x) in enumerate(batches):
+                if out is None: out = [scratch((len(dl.dataset), *x.shape[-2:]), np.float32) for _ in range(2)]
+                for a, v in zip(out, from_rank(r, mine, 2, (len(x), *x.shape[-2:]), device)):
+                    a[at:at + len(x)] = v
+                    if i % 16 == 0: release(a)
+                at += len(x)
     finally: teacher.train(was)
     return tuple(out)
 

@@ -18,7 +18,7 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import default_device, set_seed
+from fastai.torch_core import default_device, rank_distrib, set_seed
 from .augment import BatchAugment
 from .data import PATCH, SPLITS, InputError, PatchError, Scaling, atomic_path
 from .losses import JaccardCE
@@ -27,7 +27,9 @@ from .models import create_segmenter, dropout_site, save_model
 from .plot import plot_curves
 from .precision import autocast, mixed_precision
 from .predict import evaluate, unlabelled_dl
+from .distributed import rank_callbacks
 from .pseudo import PseudoBank
+from .ranks import many_ranks
 from .selftrain import SelfTraining
 from .store import on_device, read_split, split_dls
 
@@ -203,6 +205,7 @@ class MetricsCSV(Callback):
         mets = {'valid_loss' if m.name == 'loss' else m.name: m.value for m in self.recorder._valid_mets}
         row.update({k: float(v) for k, v in mets.items() if k in COLUMNS and v is not None})
         self.rows.append(row)
+        if rank_distrib(): return
         with atomic_path(self.path) as tmp, open(tmp, 'w', newline='') as f:
             w = csv.DictWriter(f, COLUMNS, restval='')
             w.writeheader()
@@ -256,6 +259,7 @@ def train_stage(
         bank = PseudoBank(models[stage.teacher].to(device), dl, stage.keep, stage.passes, stage.drop, seed, amp=amp, progress=progress)
         st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, seed=seed)
         cbs.append(st)
+    if many_ranks(): cbs += rank_callbacks(device, taught=bool(st))
     log = MetricsCSV(out/'metrics.csv', st)
     learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(stage.momentum), lr=stage.lr, wd=stage.wd,
                     metrics=landslide_metrics() if scored else None, path=out)
@@ -263,6 +267,7 @@ def train_stage(
         if progress: learn.fit(n, cbs=[*cbs, log])
         else:
             with learn.no_bar(), learn.no_logging(): learn.fit(n, cbs=[*cbs, log])
+    if rank_distrib(): return model.eval()
     save_model(out, model, scaling, recipe=dict(stage=asdict(stage), seed=seed))
     ax = plot_curves(log.rows)
     with atomic_path(out/'curves.png') as tmp: ax.figure.savefig(tmp) if hasattr(ax, 'figure') else ax.savefig(tmp)
@@ -300,7 +305,7 @@ def run_recipe(
     bad: list = None # takes the faults of patches that are left out; without it the first is raised
 ) -> dict: # the summary that is also written
     "Run a recipe's stages in order; refuses a folder that already holds a run"
-    out = Path(out)
+    out, progress = Path(out), progress and not rank_distrib()
     if (out/'summary.json').exists(): raise RecipeError(f'{out} already holds a finished run')
     data = read_data(root, recipe, truth, progress, bad)
     scaling, models = data['train'].measure_scaling(), {}
@@ -314,7 +319,7 @@ def run_recipe(
         models[stage.name] = train_stage(stage, data, scaling, models, out/stage.name, seed + i, device, amp, progress)
         scores = {k: evaluate(models[stage.name], v, scaling, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
         summary['stages'][stage.name] = dict(scores=scores, seconds=round(time.perf_counter() - start, 1))
-    write_json(out/'summary.json', summary)
+    if not rank_distrib(): write_json(out/'summary.json', summary)
     return summary
 
 # %% ../nbs/40_recipe.ipynb #f5796f33

@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
 from .block import LandslideMask
+from .models import share_batch
 from .pseudo import PseudoBank
 
 # %% ../nbs/22_selftrain.ipynb #fde93c6c
@@ -28,12 +29,12 @@ def mixed_loss(
     loss_func,          # of `(logits, masks)`
     logits: torch.Tensor,# `(B, 2, H, W)`, of the mixed batch
     y: torch.Tensor,    # `(B, H, W)` masks of the un-mixed batch
-    lam: float,         # as given to `mixup`
-    perm: torch.Tensor  # as given to `mixup`
+    other: torch.Tensor,# `(B, H, W)` masks of what they were mixed with, `y[perm]`
+    lam: float          # as given to `mixup`
 ) -> torch.Tensor: # scalar
     "`lam L(x~, y) + (1 - lam) L(x~, y[perm])`"
     loss = loss_func(logits, y)
-    return loss if lam == 1 else lam * loss + (1 - lam) * loss_func(logits, y[perm])
+    return loss if lam == 1 else lam * loss + (1 - lam) * loss_func(logits, other)
 
 # %% ../nbs/22_selftrain.ipynb #37a1fecf
 def draw_lam(
@@ -98,7 +99,7 @@ class SelfTraining(Callback):
 
     def before_epoch(self):
         if self.refresh and self.epoch and self.epoch % self.refresh == 0:
-            if self.from_student: self.bank.teacher = copy.deepcopy(self.model).eval()
+            if self.from_student: self.bank.teacher = copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
             self.bank.make()
             self.batches = None
 
@@ -117,23 +118,27 @@ class SelfTraining(Callback):
                              'give SelfTraining the augmentation that the labelled ones have')
         lam = draw_lam(self.alpha, self.rng)
         perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
-        self.halves = dict(lam=lam, y=y, perm=perm, yu=yu, perm_u=perm_u)
-        self.learn.xb = (torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]), *self.xb[1:])
+        x, xu = mixup(x, lam, perm), mixup(xu, lam, perm_u)
+        kept = [(yu == c).sum() for c in (0, 1)]
+        part, part_u = share_batch(self.model, len(x), len(xu))
+        y, yu = (y[part], y[perm][part]), (yu[part_u], yu[perm_u][part_u])
+        self.halves = dict(lam=lam, y=y, yu=yu, kept=kept)
+        self.learn.xb, self.learn.yb = (torch.cat([x[part], xu[part_u]]), *self.xb[1:]), (y[0], *self.yb[1:])
 
     def after_pred(self):
-        n = len(self.halves['y'])
+        n = len(self.halves['y'][0])
         self.halves['logits'] = self.pred[:n]
         self.halves['logits_u'] = self.pred[n:]
         self.learn.pred = self.halves['logits']
 
     def after_loss(self):
         h, lam = self.halves, self.halves['lam']
-        labelled = self.loss_grad if lam == 1 else lam*self.loss_grad + (1 - lam)*self.loss_func(h['logits'], h['y'][h['perm']])
-        unlabelled = mixed_loss(self.loss_func, h['logits_u'], h['yu'], lam, h['perm_u'])
+        labelled = self.loss_grad if lam == 1 else lam*self.loss_grad + (1 - lam)*self.loss_func(h['logits'], h['y'][1])
+        unlabelled = mixed_loss(self.loss_func, h['logits_u'], *h['yu'], lam)
         self.learn.loss_grad = labelled + self.weight * unlabelled
         self.learn.loss = self.learn.loss_grad.clone()
         self.history.append(dict(lam=lam, loss_labelled=labelled.detach(), loss_unlabelled=unlabelled.detach(),
-                                 kept_background=(h['yu'] == 0).sum(), kept_landslide=(h['yu'] == 1).sum()))
+                                 kept_background=h['kept'][0], kept_landslide=h['kept'][1]))
         self.halves = None
 
     def log(self,
