@@ -96,6 +96,13 @@ def test_streaming_is_exact_but_for_one_bin(teacher, keep):
     if len(np.unique(uncertainty_bin(unc))) == len(np.unique(unc)): assert not differ.any()
 
 
+@given(st.floats(2.**-99, 2.**99, width=32), st.floats(0, 2.**99, width=32))
+def test_bins_are_narrow_and_in_order(a, b):
+    u, v = uncertainty_bin(np.array([a, b], np.float32))
+    assert u <= v if a <= b else u >= v
+    assert uncertainty_bin(np.float32(a)) < uncertainty_bin(np.float32(a * 1.00025))
+
+
 @given(teachers(), SHARES, st.integers(1, 9), st.integers(1, 9))
 def test_streaming_does_not_depend_on_the_step(teacher, keep, a, b):
     pred, unc = teacher
