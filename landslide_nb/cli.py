@@ -27,6 +27,10 @@ def one_line_errors(
     except (InputError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as e:
         print(f'{command}: {" ".join(str(e).split())}', file=sys.stderr)
         sys.exit(1)
+    except OSError as e: # whatever else the file system says of a file, such as that its name is too long
+        if e.filename is None: raise
+        print(f'{command}: {" ".join(str(e).split())}', file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f'{command}: interrupted', file=sys.stderr)
         sys.exit(130)

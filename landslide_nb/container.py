@@ -44,6 +44,7 @@ def file_fault(
     try: s = os.stat(path)
     except FileNotFoundError: return 'a link to nothing' if Path(path).is_symlink() else 'no such file'
     except PermissionError: return 'permission denied'
+    except OSError as e: return os.strerror(e.errno).lower()
     if stat.S_ISDIR(s.st_mode): return 'a folder, not a file'
     if not stat.S_ISREG(s.st_mode): return 'not a regular file'
     return None if s.st_size else 'an empty file (0 bytes)'

@@ -121,6 +121,7 @@ FILES = {  # name: (file that is taken away, what comes in its place, the file a
     'a folder': (IMG, folder, 'image_3.h5', 'a folder'),
     'a pipe': (IMG, os.mkfifo, 'image_3.h5', 'not a regular file'),
     'a link to nothing': (IMG, lambda p: p.symlink_to('gone'), 'image_3.h5', 'link to nothing'),
+    'a link to itself': (IMG, lambda p: p.symlink_to(p.name), 'image_3.h5', 'symbolic links'),
     'mask without its image': (IMG, missing, 'mask_3.h5', 'no image'),
     'image without its mask': (MASK, missing, 'image_3.h5', 'no mask'),
     'one number twice': (IMG, twice, 'image_3.h5', 'same number as image_03.h5'),
@@ -336,6 +337,14 @@ def test_odd_names(name, world, model, tmp_path, capsys):
     assert said(capsys, 'score', home/'pred', home/'data/truth/valid')[0] == 0
     (home/'data/TrainData/img/image_2.h5').write_bytes(b'')
     one_line(*said(capsys, 'pack', home/'data', home/'again'), name, 'image_2.h5')
+
+
+@pytest.mark.parametrize('name', ['x'*300, 'x\ny', 'x\0y'], ids=['long', 'of two lines', 'with a zero'])
+def test_names_that_cannot_be(name, model, recipe, tmp_path, capsys):
+    o, out = tmp_path/name, tmp_path/'out'
+    for command, *args in (('check', o), ('pack', o, out), ('train', o, out, recipe), ('predict', model, o, out), ('predict', o, tmp_path, out), ('score', o, o)):
+        one_line(*said(capsys, command, *args), 'x')
+    assert not out.exists()
 
 
 @pytest.mark.parametrize('encoding', ['ascii', 'latin-1'])
