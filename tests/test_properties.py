@@ -156,11 +156,12 @@ def test_mixup_is_symmetric(batch, lam):
 def test_mixed_loss_is_linear_and_symmetric(batch, lam):
     z, y, perm, _ = batch
     loss, inv = JaccardCE(), perm.argsort()
-    got = mixed_loss(loss, z, y, lam, perm)
+    got = mixed_loss(loss, z, y, y[perm], lam)
     close(got, lam * loss(z, y) + (1 - lam) * loss(z, y[perm]))
-    close(got, mixed_loss(loss, z[inv], y, 1 - lam, inv))
-    close(mixed_loss(loss, z, y, 1, perm), loss(z, y), 0)
-    close(mixed_loss(loss, z, y, lam, torch.arange(len(y))), loss(z, y))
+    close(got, mixed_loss(loss, z, y[perm], y, 1 - lam))
+    close(got, mixed_loss(loss, z[inv], y, y[inv], 1 - lam))
+    close(mixed_loss(loss, z, y, y[perm], 1), loss(z, y), 0)
+    close(mixed_loss(loss, z, y, y, lam), loss(z, y))
 
 
 # Losses
