@@ -53,6 +53,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'landslide_nb.cli': { 'landslide_nb.cli.check': ('cli.html#check', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.check_models': ('cli.html#check_models', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.check_range': ('cli.html#check_range', 'landslide_nb/cli.py'),
+                                  'landslide_nb.cli.check_truth': ('cli.html#check_truth', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.demo': ('cli.html#demo', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.one_line_errors': ('cli.html#one_line_errors', 'landslide_nb/cli.py'),
                                   'landslide_nb.cli.pack': ('cli.html#pack', 'landslide_nb/cli.py'),

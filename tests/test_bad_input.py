@@ -274,6 +274,12 @@ def test_bad_folder_of_masks(name, world, tmp_path, capsys):
     for args in ((root, world/'truth/valid'), (world/'truth/valid', root)): one_line(*said(capsys, 'score', *args), 'masks')
 
 
+def test_a_folder_of_truth_that_holds_none(world, recipe, tmp_path, capsys):
+    for truth, word in ((tmp_path/'none', 'no such folder'), (recipe, 'not a folder'), (world/'truth/valid', 'neither')):
+        one_line(*said(capsys, 'train', world, tmp_path/'o', recipe=recipe, truth=truth), str(truth), word)
+    assert not (tmp_path/'o').exists()
+
+
 def test_masks_of_other_sizes(tmp_path, capsys):
     write_mask(tmp_path/'a/mask_1.h5', np.zeros((4, 4)))
     write_mask(tmp_path/'b/mask_1.h5', np.zeros((4, 5)))
