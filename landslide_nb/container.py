@@ -84,6 +84,7 @@ def array_fault(
     if (odd := [o for o in filters_of(d) if o not in (GZIP, SHUFFLE, FLETCHER)]):
         return f'the array is packed with {FILTERS.get(odd[0], f"filter {odd[0]}")}; gzip, shuffle and fletcher32 are read'
     if len(set(filters_of(d))) < len(filters_of(d)): return 'the array went through a filter twice'
+    if d.size and not d.id.get_storage_size(): return 'the array was never written'
 
 def by(
     shape: tuple # of an array
@@ -121,11 +122,12 @@ def read_blocks(
     path # its file
 ) -> np.ndarray:
     "The array put together from its blocks; `ValueError` where they do not fit it"
-    res, size, filters = np.full(d.shape, d.fillvalue, d.dtype), os.stat(path).st_size, filters_of(d)
+    res, size, filters = np.empty(d.shape, d.dtype), os.stat(path).st_size, filters_of(d)
     blocks, n = [], prod(-(-a // b) for a, b in zip(d.shape, d.chunks))
     if d.dtype.kind != 'b' and h5py.h5t.py_create(d.dtype) != d.id.get_type(): raise ValueError('numbers of an unusual kind')
     d.id.chunk_iter(lambda o: blocks.append(o) if len(blocks) <= n else True)
     if len({o.chunk_offset for o in blocks}) < len(blocks): raise ValueError('a block is there twice')
+    if len(blocks) != n: raise ValueError(f'{len(blocks)} of {n} blocks were written')
     with open(path, 'rb') as f:
         for o in blocks:
             if any(i % b or i >= a for i, a, b in zip(o.chunk_offset, d.shape, d.chunks)) or o.byte_offset + o.size > size:
