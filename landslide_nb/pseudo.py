@@ -209,5 +209,6 @@ class PseudoBank:
 
     def __repr__(self):
         if self.labels is None: return 'PseudoBank(not made yet)'
+        if self.pred is None: return f'PseudoBank({len(self.labels)} patches, from a checkpoint)'
         shares = ', '.join(f'{k:.1%} of {n} below {t:.3g}' for k, n, t in zip(self.kept, ('background', 'landslide'), self.thresholds))
         return f'PseudoBank({len(self.labels)} patches: {shares})'

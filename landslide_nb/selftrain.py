@@ -90,23 +90,32 @@ class SelfTraining(Callback):
     ):
         self.bank, self.augment, self.bs, self.alpha, self.weight = bank, augment, bs, alpha, weight
         self.refresh, self.from_student, self.seed = refresh, from_student, seed
-        self.history, self.batches, self.halves = [], None, None
+        self.history, self.batches, self.halves, self.resumed, self.within = [], None, None, None, False
 
     def before_fit(self):
         if self.bank.labels is None: self.bank.make()
         self.rng = np.random.default_rng(self.seed)
         self.history, self.batches = [], None
+        if self.resumed: self.rng.bit_generator.state, self.history = self.resumed['rng'], list(self.resumed['history'])
 
     def before_epoch(self):
-        if self.refresh and self.epoch and self.epoch % self.refresh == 0:
+        if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
             if self.from_student: self.bank.teacher = copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
             self.bank.make()
-            self.batches = None
+            self.batches = self.resumed = None
+
+    def before_train(self): self.since = 0 if self.within else len(self.history)
+    def after_train(self): self.within = False
 
     def _unlabelled(self, bs):
         while True:
-            dl = pseudo_dl(self.bank.dl, self.bank.labels, bs, seed=int(self.rng.integers(2**31)))
-            yield from dl
+            chance, skip = torch.get_rng_state(), 0
+            if self.resumed: self.pass_seed, skip = self.resumed['pass_seed'], self.resumed['taken']
+            else: self.pass_seed = int(self.rng.integers(2**31))
+            self.resumed = None
+            for self.taken, b in enumerate(pseudo_dl(self.bank.dl, self.bank.labels, bs, seed=self.pass_seed), 1):
+                if self.taken == skip: torch.set_rng_state(chance) # as if the loader had not been started anew
+                if self.taken > skip: yield b
 
     def before_batch(self):
         x, y = self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor)
@@ -147,5 +156,19 @@ class SelfTraining(Callback):
         "Means of the logged parts: `lam`, the two losses, and the kept pixels of each class in a batch"
         rows = self.history[since:]
         return {k: float(np.mean([float(r[k]) for r in rows])) for k in rows[0]} if rows else {}
+
+    def state_dict(self):
+        "The pseudo labels, the sources of chance, the place among the unlabelled patches, and the log of this epoch"
+        return dict(rng=self.rng.bit_generator.state, pass_seed=self.pass_seed, taken=self.taken, history=self.history[self.since:],
+                    made=self.bank.made,
+                    labels=torch.from_numpy(np.asarray(self.bank.labels)), thresholds=self.bank.thresholds)
+
+    def load_state_dict(self,
+        d: dict,    # from `state_dict`
+        at: int = 0 # batches of the epoch that are done
+    ):
+        "Go on from there at the next fit"
+        self.bank.labels, self.bank.thresholds, self.bank.made = d['labels'].numpy(), d['thresholds'], d['made']
+        self.resumed, self.within = d, at > 0
 
     def after_fit(self): self.batches = None

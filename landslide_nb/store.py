@@ -151,6 +151,12 @@ class SplitDL(TfmdDL):
         super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
         self.iters, self.seed, self.queue = iters, seed, np.empty(0, dtype=int)
         self.shuffles = np.random.default_rng(int(torch.randint(2**31, ())) if seed is None else seed)
+        self.now, self.skip, self.at_start = self.queue, 0, None
+
+    def _one_pass(self): # fastai looks at an item before a loader's first batch; that must not draw from the training's chance
+        chance = torch.get_rng_state()
+        super()._one_pass()
+        torch.set_rng_state(chance)
 
     def __len__(self):
         if self.shuffle: return self.iters or max(len(self.dataset) // self.bs, 1)
@@ -162,13 +168,31 @@ class SplitDL(TfmdDL):
 
     def get_idxs(self):
         if not self.shuffle: return list(range(len(self.dataset)))
+        if self.skip:
+            skip, self.skip = self.skip, 0
+            return self.now[skip*self.bs:].tolist()
         want = len(self) * self.bs
         while len(self.queue) < want: self.queue = np.concatenate([self.queue, self.shuffles.permutation(len(self.dataset))])
-        now, self.queue = self.queue[:want], self.queue[want:]
-        return now.tolist()
+        self.now, self.queue = self.queue[:want], self.queue[want:]
+        return self.now.tolist()
 
     def create_batches(self, samps):
+        if self.at_start is not None: self.at_start()
+        self.at_start = None
         for idxs in chunked(samps, self.bs): yield self.dataset.gather(idxs)
+
+    def state_dict(self):
+        "The order of this epoch's patches and what comes after it, as plain values and tensors"
+        return dict(rng=self.shuffles.bit_generator.state, queue=torch.from_numpy(self.queue), now=torch.from_numpy(self.now))
+
+    def load_state_dict(self,
+        d: dict,      # from `state_dict`
+        at: int = 0,  # batches of the epoch that are done
+        start = None  # called before the first batch of an epoch that had begun
+    ):
+        "Go on from there: with the rest of the epoch, or where `at` is 0 with the next one"
+        self.shuffles.bit_generator.state, self.queue, self.now = d['rng'], d['queue'].numpy(), d['now'].numpy()
+        self.skip, self.at_start = at, start if at else None
 
     def new(self, dataset=None, cls=None, **kwargs):
         kwargs = {'iters': self.iters, 'seed': self.seed, **kwargs} if kwargs.get('shuffle', self.shuffle) else kwargs
