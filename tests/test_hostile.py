@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from landslide_nb import cli
 from landslide_nb.arrays import open_store
-from landslide_nb.data import PatchError, Scaling, read_patch, write_mask
+from landslide_nb.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from landslide_nb.data import InputError, PatchError, Scaling, read_patch, write_mask
 from landslide_nb.models import ModelError, create_segmenter, load_model, save_model
 from landslide_nb.pack import pack_data
 from landslide_nb.predict import submission_zip
@@ -96,6 +97,20 @@ def test_a_pickle_bomb_in_place_of_patches(world, tmp_path, capsys):
     with pytest.raises(PatchError): read_split(img, progress=False)
     with h5py.File(img/'image_1.h5', 'w') as f: f['img'] = np.void(pickle.dumps(Bomb(boom)))
     with pytest.raises(PatchError, match='expected a float'): read_split(img, progress=False)
+    assert not boom.exists()
+
+
+def test_a_pickle_bomb_in_place_of_a_checkpoint(tmp_path):
+    path, boom = tmp_path/'checkpoint.pt', tmp_path/'boom'
+    save_checkpoint(path, dict(epoch=1))
+    raw = path.read_bytes()
+    assert load_checkpoint(path)['epoch'] == 1 and load_checkpoint(tmp_path/'none') is None
+    for write in (lambda: path.write_bytes(pickle.dumps(Bomb(boom))), lambda: torch.save(dict(format=CHECKPOINT, model=Bomb(boom)), path),
+                  lambda: torch.save(dict(format=CHECKPOINT, model=Bomb(boom)), path, _use_new_zipfile_serialization=False),
+                  lambda: torch.save([1, 2], path), lambda: torch.save(dict(epoch=1), path), lambda: path.write_bytes(b''),
+                  lambda: path.write_bytes(raw[:-30]), lambda: path.write_bytes(raw[:30])):
+        write()
+        with pytest.raises(InputError, match='not a checkpoint'): load_checkpoint(path)
     assert not boom.exists()
 
 
