@@ -122,21 +122,21 @@ def read_blocks(
     path # its file
 ) -> np.ndarray:
     "The array put together from its blocks; `ValueError` where they do not fit it"
-    res, size, filters = np.empty(d.shape, d.dtype), os.stat(path).st_size, filters_of(d)
-    blocks, n = [], prod(-(-a // b) for a, b in zip(d.shape, d.chunks))
-    if d.dtype.kind != 'b' and h5py.h5t.py_create(d.dtype) != d.id.get_type(): raise ValueError('numbers of an unusual kind')
+    shape, chunks, dtype, filters, blocks = d.shape, d.chunks, d.dtype, filters_of(d), []
+    res, size, n = np.empty(shape, dtype), os.stat(path).st_size, prod(-(-a // b) for a, b in zip(shape, chunks))
+    if dtype.kind != 'b' and h5py.h5t.py_create(dtype) != d.id.get_type(): raise ValueError('numbers of an unusual kind')
     d.id.chunk_iter(lambda o: blocks.append(o) if len(blocks) <= n else True)
     if len({o.chunk_offset for o in blocks}) < len(blocks): raise ValueError('a block is there twice')
     if len(blocks) != n: raise ValueError(f'{len(blocks)} of {n} blocks were written')
     with open(path, 'rb') as f:
         for o in blocks:
-            if any(i % b or i >= a for i, a, b in zip(o.chunk_offset, d.shape, d.chunks)) or o.byte_offset + o.size > size:
+            if any(i % b or i >= a for i, a, b in zip(o.chunk_offset, shape, chunks)) or o.byte_offset + o.size > size:
                 raise ValueError('a block lies outside')
             f.seek(o.byte_offset)
-            raw = unfold(f.read(o.size), [k for i, k in enumerate(filters) if not o.filter_mask >> i & 1], d.dtype.itemsize,
-                         prod(d.chunks)*d.dtype.itemsize)
-            to = res[tuple(slice(i, i + b) for i, b in zip(o.chunk_offset, d.chunks))]
-            to[...] = np.frombuffer(raw, d.dtype).reshape(d.chunks)[tuple(map(slice, to.shape))]
+            through = [k for i, k in enumerate(filters) if not o.filter_mask >> i & 1]
+            raw = unfold(f.read(o.size), through, dtype.itemsize, prod(chunks)*dtype.itemsize)
+            to = res[tuple(slice(i, i + b) for i, b in zip(o.chunk_offset, chunks))]
+            to[...] = np.frombuffer(raw, dtype).reshape(chunks)[tuple(map(slice, to.shape))]
     return res
 
 # %% ../nbs/00_container.ipynb #5523c0ed
