@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'LAYOUTS', 'SPLITS', 'Band', 'band_index',
-           'to_l4s_units', 'InputError', 'PatchError', 'read_h5', 'read_patch', 'read_mask', 'atomic_path', 'write_h5',
-           'write_patch', 'write_mask', 'with_bar', 'PatchFile', 'numbered', 'find_layout', 'patch_files', 'Scaling',
+           'to_l4s_units', 'read_patch', 'read_mask', 'atomic_path', 'write_h5', 'write_patch', 'write_mask',
+           'with_bar', 'PatchFile', 'listed', 'unique', 'numbered', 'find_layout', 'patch_files', 'pair', 'Scaling',
            'measure_scaling', 'rgb', 'stretch']
 
 # %% ../nbs/00_data.ipynb #bb7d09aa
@@ -17,6 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from tqdm.auto import tqdm
+from .container import InputError, PatchError, by, found, read_h5
 
 # %% ../nbs/00_data.ipynb #6021304c
 @dataclass(frozen=True)
@@ -62,50 +63,20 @@ def to_l4s_units(
     if hasattr(x, 'new_tensor'): means, shift = (x.new_tensor(o) for o in (means, shift))
     return (x - shift) / means
 
-# %% ../nbs/00_data.ipynb #058dcd84
-class InputError(ValueError):
-    "A user's mistake in one line: what is at fault, and how"
-    def __init__(self,
-        path,      # the file, folder or option
-        fault: str # what is wrong with it
-    ):
-        self.path, self.fault = Path(path), fault
-        super().__init__(path, fault)
-    def __str__(self): return f'{self.path}: {self.fault}'
-
-class PatchError(InputError):
-    "A file or folder of patches that cannot be used"
-
-# %% ../nbs/00_data.ipynb #e08eff93
-def read_h5(
-    path,    # HDF5 file
-    key: str # data set to read
-) -> np.ndarray:
-    "The whole array under `key`; a file that cannot be read or lacks `key` raises `PatchError`"
-    try:
-        with h5py.File(path, 'r') as f:
-            if key not in f: raise PatchError(path, f'no data set {key!r}, only {sorted(f)}')
-            if not isinstance(f[key], h5py.Dataset): raise PatchError(path, f'{key!r} is not a data set')
-            return f[key][()]
-    except FileNotFoundError: raise PatchError(path, 'no such file') from None
-    except PermissionError: raise PatchError(path, 'permission denied') from None
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as e:
-        if isinstance(e, PatchError): raise
-        raise PatchError(path, f'not a readable HDF5 file ({str(e).splitlines()[0] if str(e) else type(e).__name__})') from None
-
 # %% ../nbs/00_data.ipynb #726c11ea
 def read_patch(
     path,                   # HDF5 file with key `img`, `(H, W, 14)` floats
     size: int|None = PATCH  # required height and width in pixels, None for any
 ) -> np.ndarray: # `(14, H, W)` float32, benchmark units
     "A checked patch, channel first; `PatchError` for a wrong key, shape, dtype or a non-finite value"
-    x = np.asarray(read_h5(path, 'img'))
-    want = f'{size or "H"} x {size or "W"} x {N_BANDS}'
-    if x.dtype.kind != 'f': raise PatchError(path, f'patch is {x.dtype}, expected a float')
-    if x.ndim != 3 or x.shape[2] != N_BANDS or (size and x.shape[:2] != (size, size)):
-        hint = ' (bands come first: transpose it)' if x.ndim == 3 and x.shape[0] == N_BANDS else ''
-        raise PatchError(path, f'patch has shape {" x ".join(map(str, x.shape))}, expected {want}{hint}')
-    with np.errstate(over='ignore'): x = np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32)
+    def fault(shape, dtype):
+        if dtype.kind != 'f': return f'patch is {dtype}, expected a float'
+        if len(shape) == 3 and shape[2] == N_BANDS and size in (None, shape[0]) and size in (None, shape[1]): return None
+        hint = ' (bands come first: transpose it)' if len(shape) == 3 and shape[0] == N_BANDS else ''
+        return f'patch has shape {by(shape)}, expected {size or "H"} x {size or "W"} x {N_BANDS}{hint}'
+    x = read_h5(path, 'img', fault)
+    if not x.size: raise PatchError(path, f'patch has no pixels ({by(x.shape)})')
+    with np.errstate(over='ignore', invalid='ignore'): x = np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32)
     bad = ~np.isfinite(x)
     if bad.any():
         names = ' '.join(b.name for b, o in zip(BANDS, bad.any((1, 2))) if o)
@@ -117,10 +88,11 @@ def read_mask(
     size: int|None = PATCH # required height and width in pixels, None for any
 ) -> np.ndarray: # `(H, W)` uint8: 1 landslide, 0 background
     "A checked mask; `PatchError` for a wrong key, shape, dtype or a value other than 0 and 1"
-    m = np.asarray(read_h5(path, 'mask'))
-    if m.dtype.kind not in 'uib': raise PatchError(path, f'mask is {m.dtype}, expected uint8')
-    if m.ndim != 2 or (size and m.shape != (size, size)):
-        raise PatchError(path, f'mask has shape {" x ".join(map(str, m.shape))}, expected {size or "H"} x {size or "W"}')
+    def fault(shape, dtype):
+        if dtype.kind not in 'uib': return f'mask is {dtype}, expected uint8'
+        if len(shape) != 2 or size not in (None, shape[0]) or size not in (None, shape[1]):
+            return f'mask has shape {by(shape)}, expected {size or "H"} x {size or "W"}'
+    m = read_h5(path, 'mask', fault)
     bad = (m != 0) & (m != 1)
     if bad.any(): raise PatchError(path, f'mask has {bad.sum()} values other than 0 and 1 (such as {m[bad][0]})')
     return m.astype(np.uint8)
@@ -188,17 +160,35 @@ class PatchFile:
     img: Path       # the image file
     mask: Path|None # the mask file, None where there is none
 
-def numbered(
+def listed(
     folder,   # folder to list
     stem: str # 'image' or 'mask'
-) -> dict: # number -> path, sorted by number
-    "The files `stem_N.h5` of a folder by number; two files of one number raise `PatchError`"
+) -> dict: # number -> paths, sorted by number
+    "The files `stem_N.h5` of a folder by number; `image_1.h5` and `image_01.h5` have the same one"
     res = {}
-    for p in Path(folder).iterdir():
-        if not (k := re.fullmatch(rf'{stem}_(\d+)\.h5', p.name)): continue
-        if int(k[1]) in res: raise PatchError(p, f'same number as {res[int(k[1])].name}')
-        res[int(k[1])] = p
+    try: paths = sorted(Path(folder).iterdir())
+    except PermissionError: raise PatchError(folder, 'permission denied') from None
+    for p in paths:
+        if (k := re.fullmatch(rf'{stem}_(\d+)\.h5', p.name)): res.setdefault(int(k[1]), []).append(p)
     return dict(sorted(res.items()))
+
+def unique(
+    *lists: dict,    # of `listed`
+    bad: list = None # takes the faults; without it the first is raised
+) -> list: # of dicts: number -> path
+    "A file a number; a number with several files is a `PatchError`, and taken out of all lists"
+    twice = {n: ps for o in lists for n, ps in o.items() if len(ps) > 1}
+    for ps in twice.values():
+        for p in ps[1:]: found(PatchError(p, f'same number as {ps[0].name}'), bad)
+    return [{n: ps[0] for n, ps in o.items() if n not in twice} for o in lists]
+
+def numbered(
+    folder,          # folder to list
+    stem: str,       # 'image' or 'mask'
+    bad: list = None # takes the faults; without it the first is raised
+) -> dict: # number -> path, sorted by number
+    "The files `stem_N.h5` of a folder by number; two files of one number are a `PatchError`"
+    return unique(listed(folder, stem), bad=bad)[0]
 
 # %% ../nbs/00_data.ipynb #c214dd09
 def find_layout(
@@ -214,7 +204,8 @@ def find_layout(
 def patch_files(
     root,                # data folder in either layout, or a bare folder of `image_N.h5`
     split: str = 'train',# 'train', 'valid' or 'test'; without meaning for a bare folder
-    masks = None         # folder of `mask_N.h5` to use instead of the layout's own
+    masks = None,        # folder of `mask_N.h5` to use instead of the layout's own
+    bad: list = None     # takes the faults of files that are left out; without it the first fault is raised
 ) -> list: # `PatchFile`s sorted by number
     "The patches of a split; masks must be there for all of them or for none, else `PatchError`"
     root, layout = Path(root), find_layout(root)
@@ -224,12 +215,22 @@ def patch_files(
         mask = Path(masks)
         if not mask.is_dir(): raise PatchError(mask, 'no such folder')
     if not img.is_dir(): raise PatchError(img, f'no such folder (split {split!r})')
-    imgs, ms = numbered(img, 'image'), numbered(mask, 'mask') if mask.is_dir() else {}
-    if not imgs: raise PatchError(img, 'holds no image_N.h5')
-    if ms:
-        if (lone := imgs.keys() - ms.keys()): raise PatchError(imgs[min(lone)], f'has no mask in {mask} ({len(lone)} such)')
-        if (lone := ms.keys() - imgs.keys()): raise PatchError(ms[min(lone)], f'has no image in {img} ({len(lone)} such)')
-    return [PatchFile(n, p, ms.get(n)) for n, p in imgs.items()]
+    imgs, ms = unique(listed(img, 'image'), listed(mask, 'mask') if mask.is_dir() else {}, bad=bad)
+    if not imgs and not ms: raise PatchError(img, 'holds no image_N.h5')
+    if ms: pair(imgs, ms, img, mask, bad)
+    if not imgs: raise PatchError(img, 'holds no image_N.h5 that has a mask')
+    return [PatchFile(n, p, ms[n] if ms else None) for n, p in imgs.items()]
+
+def pair(
+    imgs: dict,        # files by number; those without a mask are taken out
+    ms: dict,          # masks by number; those without an image are taken out
+    img,               # folder of the images, for the message
+    mask,              # folder of the masks, for the message
+    bad: list = None   # takes the faults; without it the first is raised
+):
+    "Leave just the numbers that both have"
+    for ours, theirs, what, where in ((imgs, ms, 'mask', mask), (ms, imgs, 'image', img)):
+        for n in sorted(ours.keys() - theirs.keys()): found(PatchError(ours.pop(n), f'has no {what} in {where}'), bad)
 
 # %% ../nbs/00_data.ipynb #b1c5666d
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ class Scaling:
     ):
         "The scaling of a JSON dict; `ValueError` where it does not hold fourteen finite shifts and positive scales"
         shift, scale = (tuple(float(v) for v in d[k]) for k in ('shift', 'scale'))
-        ok = len(shift) == len(scale) == N_BANDS and np.isfinite(shift + scale).all() and min(scale) > 0
+        with np.errstate(over='ignore'): o = np.array(shift + scale, dtype=np.float32)
+        ok = len(shift) == len(scale) == N_BANDS and np.isfinite(o).all() and min(o[N_BANDS:]) > 0
         if not ok: raise ValueError('scaling needs fourteen finite shifts and fourteen positive scales')
         return cls(shift, scale)
 
@@ -285,7 +287,7 @@ def measure_scaling(
     std = np.sqrt(np.maximum(s2 / n - mean**2, 0))
     optical = np.arange(N_BANDS) < 12
     shift, scale = np.where(optical, lo, mean), np.where(optical, hi - lo, std)
-    return Scaling(tuple(shift.tolist()), tuple(np.where(scale > 0, scale, 1.).tolist()))
+    return Scaling(tuple(shift.tolist()), tuple(np.where((hi > lo) & (scale > 0), scale, 1.).tolist()))
 
 # %% ../nbs/00_data.ipynb #58155cb1
 def rgb(

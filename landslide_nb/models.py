@@ -16,11 +16,12 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 from . import __version__
+from .container import file_fault
 from .data import BANDS, N_BANDS, RGB, InputError, Scaling, atomic_path, band_index
 from .ranks import many_ranks, my_part
 
@@ -227,18 +228,19 @@ def read_model_json(
     path # the file
 ) -> ModelInfo:
     "What stands beside the weights, checked; `ModelError` for anything that does not fit"
+    if (fault := file_fault(path)): raise ModelError(path, fault)
+    if Path(path).stat().st_size > 2**24: raise ModelError(path, 'too large for a model description')
     try: meta = json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise ModelError(path, 'no such file') from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError): raise ModelError(path, 'not JSON') from None
+    except (ValueError, RecursionError): raise ModelError(path, 'not JSON') from None
     if not isinstance(meta, dict) or meta.get('format') != FORMAT: raise ModelError(path, f'not a model description of format {FORMAT}')
     if meta.get('bands') != [b.name for b in BANDS]: raise ModelError(path, 'made for other bands than this library knows')
-    config, kinds = meta.get('config'), dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float))
+    config, kinds, most = meta.get('config'), dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float)), dict(zoom=16)
     if not isinstance(config, dict) or config.keys() != kinds.keys(): raise ModelError(path, f'config must hold just {" ".join(kinds)}')
     for k, t in kinds.items():
-        if not isinstance(config[k], t) or (t is not str and not 0 < config[k] <= 10_000):
-            raise ModelError(path, f'config has {k} {config[k]!r}')
+        if not isinstance(config[k], t) or isinstance(config[k], bool) or (t is not str and not 0 < config[k] <= most.get(k, 10_000)):
+            raise ModelError(path, f'config has {k} {repr(config[k])[:99]}')
     try: scaling = Scaling.from_dict(meta['scaling']) if meta.get('scaling') else None
-    except (ValueError, TypeError, KeyError, AttributeError) as e: raise ModelError(path, f'scaling: {e}') from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e: raise ModelError(path, f'scaling: {e}') from None
     return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')))
 
 def load_model(
@@ -249,16 +251,21 @@ def load_model(
     path = Path(path)
     if not path.is_dir(): raise ModelError(path, 'not a folder' if path.exists() else 'no such folder')
     info, weights = read_model_json(path/'model.json'), path/'model.safetensors'
-    try: model = create_segmenter(**info.config)
-    except ValueError as e: raise ModelError(path/'model.json', str(e)) from None
-    if not weights.is_file(): raise ModelError(weights, 'no such file')
-    try: state = load_file(weights)
+    if (fault := file_fault(weights)): raise ModelError(weights, fault)
+    try:
+        with safe_open(weights, 'pt') as f: have = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except (SafetensorError, OSError, ValueError) as e: raise ModelError(weights, f'not a safetensors file ({e})') from None
-    want = {k: (v.shape, v.dtype) for k, v in model.state_dict().items()}
-    for k in sorted(want.keys() | state.keys()):
-        if k not in state: raise ModelError(weights, f'lacks {k}')
-        if k not in want: raise ModelError(weights, f'has {k}, which the model has not')
-        if (state[k].shape, state[k].dtype) != want[k]:
-            raise ModelError(weights, f'{k} is {tuple(state[k].shape)}, expected {tuple(want[k][0])}')
+    try:
+        with torch.device('meta'): plan = create_segmenter(**info.config) # takes no memory, whatever the file asks for
+    except ValueError as e: raise ModelError(path/'model.json', str(e)) from None
+    want = {k: tuple(v.shape) for k, v in plan.state_dict().items()}
+    for k in sorted(want.keys() | have.keys()):
+        if k not in have: raise ModelError(weights, f'lacks {k}')
+        if k not in want: raise ModelError(weights, f'has {k[:99]!r}, which the model has not')
+        if have[k] != want[k]: raise ModelError(weights, f'{k} is {have[k]}, expected {want[k]}')
+    model, state = create_segmenter(**info.config), load_file(weights)
+    for k, v in model.state_dict().items():
+        if state[k].dtype != v.dtype: raise ModelError(weights, f'{k} is {state[k].dtype}, expected {v.dtype}')
+        if not state[k].isfinite().all(): raise ModelError(weights, f'{k} has values that are not finite')
     model.load_state_dict(state)
     return model.to(device).eval(), info

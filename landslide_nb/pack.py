@@ -9,9 +9,11 @@ __all__ = ['digest', 'read_journal', 'npy_header', 'pack_split', 'entry', 'pack_
 import hashlib, json, os, zlib
 from pathlib import Path
 import numpy as np
-from .data import (BANDS, N_BANDS, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, patch_files, read_mask,
-                               read_patch, with_bar)
-from .arrays import STORE, Mapped, open_store
+from .data import (BANDS, N_BANDS, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, found, patch_files,
+                               read_mask, read_patch, with_bar)
+from .container import file_fault
+from .faults import whole_patches
+from .arrays import STORE, open_store, stored_arrays
 
 # %% ../nbs/05_pack.ipynb #06ae51ef
 def digest(
@@ -105,36 +107,51 @@ def pack_data(
     root,                  # data folder in either layout, or a bare folder of images (packed as 'valid')
     out,                   # folder of the store
     dtype = np.float32,    # float32, or float16 for half the room
-    progress: bool = True  # show bars
+    progress: bool = True, # show bars
+    bad: list = None       # takes the faults of patches that are left out, which are looked for first; without it the first is raised
 ) -> dict: # the index
     "Pack every split of a data set; the index is written last, so a store without one is not finished. A finished one is refused"
     root, out, layout = Path(root), Path(out), find_layout(root)
     if np.dtype(dtype) not in (np.float32, np.float16): raise ValueError(f'dtype must be float32 or float16, not {np.dtype(dtype)}')
     if open_store(out) is not None: raise InputError(out, 'already holds a packed store')
-    found = {}
+    todo = {}
     for s in SPLITS if layout else ('valid',):
-        try: found[s] = patch_files(root, s)
+        try: todo[s] = patch_files(root, s, bad=bad)
         except PatchError as e:
             if not e.fault.startswith('no such folder'): raise
+    if bad is None:
+        for p in (p for files in todo.values() for f in files for p in (f.img, f.mask) if p):
+            if (fault := file_fault(p)): raise PatchError(p, fault)
+    else:
+        for s in todo:
+            if not (whole := whole_patches(todo[s], bad, dtype, progress)): raise PatchError(root, f'no patch of split {s!r} can be used')
+            todo[s] = whole
     out.mkdir(parents=True, exist_ok=True)
-    splits = {s: pack_split(files, out, s, dtype, progress=progress) for s, files in found.items()}
-    index = dict(format=STORE, layout=layout or 'images', source=str(root.resolve()), dtype=np.dtype(dtype).name, splits=splits)
+    splits = {s: pack_split(files, out, s, dtype, progress=progress) for s, files in todo.items()}
+    index = dict(format=STORE, layout=layout or 'images', source=str(root.resolve()), dtype=np.dtype(dtype).name, splits=splits,
+                 skipped=[str(e) for e in bad or ()])
     with atomic_path(out/'index.json') as tmp: tmp.write_text(json.dumps(index), encoding='utf-8')
     for s in splits: (out/f'{s}.journal').unlink(missing_ok=True)
     return index
 
 def check_store(
     root,                  # packed store
-    progress: bool = True  # show bars
+    progress: bool = True, # show bars
+    bad: list = None       # takes the faults; without it the first is raised
 ) -> int: # patches that were compared
     "Read the whole store and compare its checksums; `PatchError` names the first patch that differs"
     index, n = open_store(root), 0
     if index is None: raise PatchError(root, 'not a packed store')
     for split, e in index['splits'].items():
-        x, y = (Mapped(Path(root)/f'{split}-{k}.npy') if k == 'x' or e['masks'] else None for k in 'xy')
-        for i in with_bar(range(len(e['ns'])), progress, f'checking {split}'):
+        try:
+            x, y = stored_arrays(root, index, split)
+            if not isinstance(e.get('crc32'), list) or len(e['crc32']) != len(x): raise PatchError(Path(root)/'index.json', 'lacks checksums')
+        except PatchError as fault:
+            found(fault, bad)
+            continue
+        for i in with_bar(range(len(x)), progress, f'checking {split}'):
             crc = zlib.crc32(x[i].data)
             if (zlib.crc32(y[i].data, crc) if y is not None else crc) != e['crc32'][i]:
-                raise PatchError(Path(root)/f'{split}-x.npy', f'patch {e["ns"][i]} is not what was packed')
+                found(PatchError(Path(root)/f'{split}-x.npy', f'patch {e["ns"][i]} is not what was packed'), bad)
             n += 1
     return n

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unlabelled_dl', 'predict_batch', 'predict_split', 'score_masks', 'evaluate', 'write_predictions', 'predict_folder',
-           'submission_zip', 'score_folders']
+           'submission_zip', 'score_folders', 'same_shape']
 
 # %% ../nbs/32_predict.ipynb #7bb4af32
 import zipfile
@@ -16,7 +16,10 @@ from torch import nn
 from fastai.torch_core import default_device
 from .block import ScaleBands
 from .crf import crf_pool, crf_split
-from .data import PatchError, Scaling, atomic_path, numbered, read_mask, with_bar, write_h5, write_mask
+from .container import by
+from .data import (PatchError, Scaling, atomic_path, found, listed, numbered, read_mask, unique, with_bar, write_h5,
+                               write_mask)
+from .faults import mask_faults
 from .metrics import confusion, scores
 from .precision import autocast
 from .pseudo import query_batch
@@ -137,14 +140,30 @@ def submission_zip(
 # %% ../nbs/32_predict.ipynb #4994dd6a
 def score_folders(
     pred, # folder of `mask_N.h5`
-    truth # folder of `mask_N.h5`, or a data folder's mask folder
+    truth,# folder of `mask_N.h5`, or a data folder's mask folder
+    bad: list = None # takes the faults of masks that are left out with their partners; without it the first is raised
 ) -> dict: # precision, recall, f1, iou and the number of patches
     "Pooled scores of one folder of masks against another; `PatchError` where they do not hold the same numbers"
     for o in (pred, truth):
         if not Path(o).is_dir(): raise PatchError(o, 'not a folder' if Path(o).exists() else 'no such folder')
-    p, t = numbered(pred, 'mask'), numbered(truth, 'mask')
+    p, t = unique(listed(pred, 'mask'), listed(truth, 'mask'), bad=bad)
     for o, ms in ((pred, p), (truth, t)):
         if not ms: raise PatchError(o, 'holds no mask_N.h5')
-    if (lone := t.keys() - p.keys()): raise PatchError(t[min(lone)], f'has no prediction in {pred} ({len(lone)} such)')
-    if (lone := p.keys() - t.keys()): raise PatchError(p[min(lone)], f'has no truth in {truth} ({len(lone)} such)')
-    return {**score_masks((read_mask(o, None) for o in p.values()), (read_mask(o, None) for o in t.values())), 'patches': len(t)}
+    for ours, theirs, what, where in ((t, p, 'prediction', pred), (p, t, 'truth', truth)):
+        for n in sorted(ours.keys() - theirs.keys()): found(PatchError(ours.pop(n), f'has no {what} in {where}'), bad)
+    if bad is not None:
+        for n in list(t):
+            faults = mask_faults(p[n], None) + mask_faults(t[n], None)
+            bad.extend(faults)
+            if faults: del p[n], t[n]
+        if not t: raise PatchError(truth, 'no mask can be scored')
+    return {**score_masks((same_shape(p[n], t[n]) for n in t), (read_mask(o, None) for o in t.values())), 'patches': len(t)}
+
+def same_shape(
+    pred, # `mask_N.h5`
+    truth # `mask_N.h5`
+) -> np.ndarray: # the prediction
+    "The prediction, which must be as large as the truth"
+    p, t = read_mask(pred, None), read_mask(truth, None)
+    if p.shape != t.shape: raise PatchError(pred, f'is {by(p.shape)}, its truth {truth} {by(t.shape)}')
+    return p

@@ -246,14 +246,15 @@ def read_data(
     root,           # data folder in either layout, or a packed store
     recipe: Recipe, # names the splits it needs
     truth = None,   # folder with `valid` and `test` masks to score against, where the data has none
-    progress: bool = True # show bars
+    progress: bool = True,# show bars
+    bad: list = None # takes the faults of patches that are left out; without it the first is raised
 ) -> dict: # `Split`s by name
     "The splits that a recipe needs, plus those that can be scored; `PatchError` where one is missing"
     need = {'train', *(s for o in recipe.stages for s in o.unlabelled)}
     data = {}
     for s in SPLITS:
         masks = Path(truth)/s if truth and s != 'train' and (Path(truth)/s).is_dir() else None
-        try: data[s] = read_split(root, s, masks, progress)
+        try: data[s] = read_split(root, s, masks, progress, bad)
         except PatchError as e:
             if s in need or not e.fault.startswith(('no such folder', 'no such split')): raise
         if s == 'train' and data[s].y is None: raise PatchError(root, "split 'train' has no masks")
@@ -301,19 +302,21 @@ def run_recipe(
     amp: bool = True,# mixed precision where the device has it
     progress: bool = True, # show bars and tables
     resume: bool = False,  # go on with a run that was killed; a different recipe, data set or seed raises `RecipeError`
-    checkpoint: float = 120# seconds between two checkpoints
+    checkpoint: float = 120,# seconds between two checkpoints
+    bad: list = None # takes the faults of patches that are left out; without it the first is raised
 ) -> dict: # the summary that is also written
     "Run a recipe's stages in order; a folder that already holds a run is refused unless it is to be resumed"
     out, progress = Path(out), progress and not rank_distrib()
     if (out/'summary.json').exists() and not resume: raise RecipeError(f'{out} already holds a finished run')
-    data = read_data(root, recipe, truth, progress)
+    data = read_data(root, recipe, truth, progress, bad)
     precision = str(amp_dtype(device or default_device()) if amp else None).removeprefix('torch.')
     about = dict(recipe=recipe.to_dict(), seed=seed, precision=precision, split={k: v.digest() for k, v in data.items()})
     done = begin_run(out, about, resume)
     if (out/'summary.json').exists(): return json.loads((out/'summary.json').read_text(encoding='utf-8'))
     scaling, models = data['train'].measure_scaling(), {}
     data = on_device(data, device or default_device())
-    summary = dict(recipe=recipe.to_dict(), seed=seed, data=str(root), patches={k: len(v) for k, v in data.items()}, stages=done)
+    summary = dict(recipe=recipe.to_dict(), seed=seed, data=str(root), patches={k: len(v) for k, v in data.items()},
+                   skipped=[str(e) for e in bad or ()], stages=done)
     for i, stage in enumerate(recipe.stages):
         if stage.name in done:
             if progress: print(f'{stage.name}: finished earlier')

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastcore.basics import chunked, listify
-from .arrays import Joined, Mapped, open_store
+from .arrays import Joined, Mapped, open_store, stored_arrays
 from .block import BandImage, LandslideMask, ScaleBands
-from .data import (IGNORE, N_BANDS, PatchError, Scaling, measure_scaling, numbered, patch_files, read_mask,
+from .data import (IGNORE, PATCH, PatchError, Scaling, found, measure_scaling, numbered, patch_files, read_mask,
                                read_patch, with_bar)
+from .faults import whole_patches
 
 # %% ../nbs/03_store.ipynb #5c89d872
 @dataclass(eq=False)
@@ -102,27 +103,24 @@ def stored_split(
     split: str   # 'train', 'valid' or 'test'
 ) -> Split: # on disk, not in memory
     "A split of a packed store; `PatchError` where it is not there or not whole"
-    if split not in index['splits']: raise PatchError(root, f'no such split in this store: {split!r}')
+    arrays = stored_arrays(root, index, split)
     entry = index['splits'][split]
-    x, y = (Mapped(Path(root)/f'{split}-{k}.npy') if k == 'x' or entry.get('masks') else None for k in 'xy')
-    n = len(entry['ns'])
-    if x.shape[:2] != (n, N_BANDS) or x.map.ndim != 4 or x.dtype.kind != 'f':
-        raise PatchError(root, f'{split}-x.npy does not fit the index')
-    if y is not None and (y.shape != (n, *x.shape[2:]) or y.dtype != np.uint8):
-        raise PatchError(root, f'{split}-y.npy does not fit the index')
-    return Split(x, y, entry['ns'], entry.get('crc32'))
+    return Split(*arrays, entry['ns'], entry.get('crc32'))
 
 def read_split(
     root,                 # data folder in either layout, a bare folder of images, or a packed store
     split: str = 'train', # 'train', 'valid' or 'test'
     masks = None,         # folder of masks to use instead of the layout's own
-    progress: bool = True # show a bar
+    progress: bool = True,# show a bar
+    bad: list = None      # takes the faults of patches that are left out; without it the first is raised
 ) -> Split: # in memory, or on disk where `root` is a packed store
     "Every patch of a split, checked; `PatchError` names the first file that cannot be used"
     if (index := open_store(root)) is not None:
         res = stored_split(root, index, split)
-        return res if masks is None else res.with_masks(read_masks(masks, res.ns))
-    files = patch_files(root, split, masks)
+        return res if masks is None else res.with_masks(read_masks(masks, res.ns, bad))
+    files = patch_files(root, split, masks, bad)
+    if bad is not None and not (files := whole_patches(files, bad, progress=progress)):
+        raise PatchError(root, f'no patch of split {split!r} can be used ({bad[-1]})')
     first = read_patch(files[0].img)
     x = np.empty((len(files), *first.shape), dtype=np.float32)
     y = None if files[0].mask is None else np.empty((len(files), *first.shape[1:]), dtype=np.uint8)
@@ -133,14 +131,20 @@ def read_split(
 
 def read_masks(
     folder,  # of `mask_N.h5`
-    ns: list # the patches' numbers
+    ns: list,# the patches' numbers
+    bad: list = None # takes the faults, and the pixels of a bad mask are ignored; without it the first is raised
 ) -> np.ndarray: # `(N, H, W)` uint8
     "The masks of numbered patches; `PatchError` where the numbers differ"
     if not Path(folder).is_dir(): raise PatchError(folder, 'no such folder')
-    files = numbered(folder, 'mask')
-    if (odd := files.keys() ^ set(ns)):
-        raise PatchError(folder, f'the masks do not fit the patches: number {min(odd)} is on one side alone')
-    return np.stack([read_mask(files[n]) for n in ns])
+    files, res = numbered(folder, 'mask', bad), []
+    for n in sorted(files.keys() ^ set(ns)):
+        found(PatchError(folder, f'the masks do not fit the patches: number {n} is on one side alone'), bad)
+    for n in ns:
+        try: res.append(read_mask(files[n]) if n in files else np.full((PATCH, PATCH), IGNORE, np.uint8))
+        except PatchError as e:
+            found(e, bad)
+            res.append(np.full((PATCH, PATCH), IGNORE, np.uint8))
+    return np.stack(res)
 
 # %% ../nbs/03_store.ipynb #ca700474
 class SplitDL(TfmdDL):

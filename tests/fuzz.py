@@ -1,0 +1,131 @@
+"""Mutated HDF5 files, and a reader that outlives whatever they do to it; `test_fuzz.py` and the soak run use it."""
+import multiprocessing
+import os
+import resource
+import signal
+import tempfile
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+SIDE = 16
+ROOM = 2**30  # bytes of address space a read may take on top of the imports
+WORDS = (b'\0', b'\xff', b'\x7f', b'\x80', b'\xff'*4, b'\xff'*8, b'\0'*8, b'\xff'*7 + b'\x7f', (2**31).to_bytes(8, 'little'), b'\1'*8)
+
+
+def seeds(folder):
+    "Whole files of every kind that is read: contiguous, compact, chunked, compressed, old and new format, several keys"
+    rng = np.random.default_rng(0)
+    img, mask = rng.gamma(2, .5, (SIDE, SIDE, 14)), (rng.random((SIDE, SIDE)) < .2).astype(np.uint8)
+    chunk = dict(chunks=(8, 8, 14))
+    kinds = {'contiguous': {}, 'float32': dict(dtype='f4'), 'gzip': dict(chunk, compression='gzip', shuffle=True, fletcher32=True),
+             'gzip-one': dict(chunks=img.shape, compression='gzip'), 'lzf': dict(chunk, compression='lzf'), 'grows': dict(chunk, maxshape=(None, None, 14)), 'one-chunk': dict(chunks=img.shape)}
+    files = []
+    for version in ('earliest', 'latest'):
+        for name, kw in kinds.items():
+            files.append(folder/f'{name}-{version}.h5')
+            with h5py.File(files[-1], 'w', libver=version) as f:
+                f.create_dataset('img', data=img, **kw)
+                f.create_dataset('mask', data=mask, **({'compression': 'gzip'} if 'gzip' in name else {}))
+                f['img'].attrs['bands'] = 'B1 B2'
+                for i in range(9): f[f'a/b{i}'] = i
+    return [o.read_bytes() for o in files]
+
+
+def mutate(raws, n):
+    "The bytes of mutated file `n`"
+    rng = np.random.default_rng((n, 7))
+    raw = bytearray(raws[rng.integers(len(raws))])
+    head = lambda: int(min(rng.exponential(700), len(raw) - 1)) if rng.random() < .7 else int(rng.integers(len(raw)))
+    for _ in range(int(rng.choice([1, 1, 1, 2, 4, 16]))):
+        if len(raw) < 16: break
+        at = head()
+        match rng.integers(8):
+            case 0: raw[at] ^= 1 << int(rng.integers(8))
+            case 1: raw[at] = int(rng.integers(256))
+            case 2:
+                word = WORDS[rng.integers(len(WORDS))]
+                raw[at:at + len(word)] = word
+            case 3: del raw[int(rng.integers(len(raw))):]
+            case 4: del raw[at:at + int(rng.integers(1, 64))]
+            case 5: raw[at:at] = rng.bytes(int(rng.integers(1, 64)))
+            case 6:
+                other, size = raws[rng.integers(len(raws))], int(rng.integers(1, 512))
+                raw[at:at + size] = other[at:at + size]
+            case 7:
+                to, size = head(), int(rng.integers(1, 64))
+                raw[to:to + size] = raw[at:at + size]
+    return bytes(raw)
+
+
+def outcome(path):
+    "'read', 'refused', or what a reader must never do"
+    from landslide_nb.data import PatchError, read_mask, read_patch
+    found = []
+    for read, kinds, size in ((read_patch, np.float32, SIDE), (read_patch, np.float32, None), (read_mask, np.uint8, SIDE)):
+        try: x = read(path, size)
+        except PatchError as e:
+            assert '\n' not in str(e), f'more than a line: {e}'
+            found.append('refused')
+            continue
+        assert x.dtype == kinds and x.shape[-2:] == (SIDE, SIDE) or size is None, f'{x.dtype} {x.shape}'
+        assert np.isfinite(x).all() if x.dtype == np.float32 else set(np.unique(x)) <= {0, 1}, 'a wrong value'
+        assert x.dtype == np.uint8 or x.shape[0] == 14, f'{x.shape}'
+        found.append('read')
+    return 'read' if 'read' in found else 'refused'
+
+
+def misbehave(n):
+    "What the test of the watch asks for, in the environment: a way and the number of a file"
+    way, at = os.environ.get('FUZZ_BREAK', 'none -1').split()
+    if n != int(at): return
+    if way == 'hangs': time.sleep(1000)
+    if way == 'dies': os.kill(os.getpid(), signal.SIGSEGV)
+    if way == 'MemoryError': bytearray(2*ROOM)
+    assert way != 'wrong'
+
+
+def read_all(raws, numbers, pipe):
+    "In a process of its own: what came of each file"
+    import landslide_nb.data
+    used = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE') if Path('/proc/self/statm').exists() else 2**33
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM,)*2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)/'image_1.h5'
+        for n in numbers:
+            path.write_bytes(mutate(raws, n))
+            try:
+                misbehave(n)
+                what = outcome(path)
+            except BaseException as e: what = f'{type(e).__name__}: {str(e)[:200]}'
+            pipe.send(what)
+
+
+def fuzz(folder, numbers, limit=20.):
+    "Read the mutated files `numbers`; a count of outcomes, and what went wrong by number. `limit`: seconds a file may take"
+    raws, todo, counts, wrong = seeds(folder), deque(numbers), Counter(), {}
+    spawn = multiprocessing.get_context('spawn')
+    while todo:
+        ours, theirs = spawn.Pipe(duplex=False)
+        p = spawn.Process(target=read_all, args=(raws, list(todo), theirs), daemon=True)
+        p.start()
+        theirs.close()
+        room = limit + 60  # a new process imports first
+        while todo:
+            what = 'hangs'
+            try:
+                if ours.poll(room): what = ours.recv()
+            except EOFError: what = 'dies'
+            n, room = todo.popleft(), limit
+            counts[what] += 1
+            if what in ('read', 'refused'): continue
+            wrong[n] = what
+            print(f'file {n}: {what}', flush=True)
+            if what in ('hangs', 'dies'): break
+        p.kill()
+        p.join()
+    return counts, wrong
