@@ -33,10 +33,12 @@ from landslide_nb.pack import pack_data
 from landslide_nb.precision import amp_dtype, autocast
 from landslide_nb.predict import predict_folder, unlabelled_dl
 from landslide_nb.pseudo import PseudoBank, UncertaintyHistogram, uncertainty_bin
-from landslide_nb.recipe import DEMO, PAPER, nesterov, train_stage
+from landslide_nb.recipe import DEMO, PAPER
+from landslide_nb.run import train_stage
 from landslide_nb.selftrain import SelfTraining, draw_lam, mixed_loss, mixup
 from landslide_nb.store import Split, SplitDL, read_split, split_dls
 from landslide_nb.synth import LABELLED, synth_patch, write_world
+from landslide_nb.training import nesterov
 from landslide_nb.uncertainty import mc_dropout, uncertainty_map
 
 BS = 8

@@ -137,7 +137,8 @@ def train(
     "Run a recipe: train its models one after the other, each with its pseudo labels. Ctrl-C keeps a checkpoint"
     with one_line_errors('landslide-train'), skipping('landslide-train', skip_bad) as bad:
         from landslide_nb.ranks import leave_ranks
-        from landslide_nb.recipe import get_recipe, run_recipe
+        from landslide_nb.recipe import get_recipe
+        from landslide_nb.run import run_recipe
         check_range(0, None, seed=seed, checkpoint=checkpoint)
         check_truth(truth)
         check_models(recipe := get_recipe(recipe))

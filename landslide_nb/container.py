@@ -17,9 +17,10 @@ import numpy as np
 class InputError(ValueError):
     "A user's mistake in one line: what is at fault, and how"
     def __init__(self,
-        path,      # the file, folder or option
-        fault: str # what is wrong with it
+        path,            # the file, folder or option
+        fault: str = None# what is wrong with it; without it `path` is the report of a loader's worker, which ends with this error's line
     ):
+        if fault is None: path, fault = str(path).strip().splitlines()[-1].split('Error: ', 1)[-1].rsplit(': ', 1)
         self.path, self.fault = Path(path), fault
         super().__init__(path, fault)
     def __str__(self): return f'{self.path}: {self.fault}'

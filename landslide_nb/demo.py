@@ -16,8 +16,10 @@ from .models import load_model
 from .plot import figure2_panel, plot_uncertainty_hist
 from .predict import predict_split, score_masks, submission_zip, unlabelled_dl, write_predictions
 from .pseudo import query_teacher, select_class_balanced
-from .recipe import DEMO, Recipe, RecipeError, read_data, run_recipe, write_json
+from .recipe import DEMO, Recipe, RecipeError
+from .run import read_data, run_recipe
 from .synth import write_world
+from .training import write_json
 
 # %% ../nbs/45_demo.ipynb #62070417
 def ablation_rows(

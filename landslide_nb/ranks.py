@@ -20,7 +20,7 @@ def many_ranks() -> bool:
     if num_distrib() < 2: return False
     if not dist.is_initialized():
         try: from accelerate import PartialState
-        except ImportError: raise ModuleNotFoundError('several processes need Accelerate: pip install landslide_nb[distributed]') from None
+        except ImportError: raise ModuleNotFoundError('several processes need Accelerate: pip install landslide_nb[accelerate]') from None
         PartialState(cpu=not torch.cuda.is_available() or os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1', 'true', 'yes'))
     return True
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from fastai.torch_core import rank_distrib
 from safetensors.torch import save_file
 
-from landslide_nb import recipe
+from landslide_nb import run
 from landslide_nb.ranks import leave_ranks, many_ranks
-from landslide_nb.recipe import Stage, train_stage
+from landslide_nb.recipe import Stage
+from landslide_nb.run import train_stage
 from landslide_nb.store import Split
 
 
@@ -24,11 +24,11 @@ def double(create):
     return make
 
 
-class Loss(recipe.JaccardCE):
+class Loss(run.JaccardCE):
     def forward(self, *args): return super().forward(*args).float() # as fastai's recorder wants it
 
 
-class Bank(recipe.PseudoBank):
+class Bank(run.PseudoBank):
     made_here = []
     def make(self):
         self.made_here.append(super().make())
@@ -36,9 +36,9 @@ class Bank(recipe.PseudoBank):
 
 
 out, arch, backbone = sys.argv[1:]
-recipe.PseudoBank = Bank
-recipe.JaccardCE = Loss
-recipe.create_segmenter = double(recipe.create_segmenter)
+run.PseudoBank = Bank
+run.JaccardCE = Loss
+run.create_segmenter = double(run.create_segmenter)
 many_ranks()
 rng = np.random.default_rng(0)
 x, y = rng.random((20, 14, 64, 64)).astype(np.float32), np.zeros((20, 64, 64), np.uint8)

@@ -7,9 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -18,7 +16,7 @@ from test_commands import BIN, TINY
 from landslide_nb.synth import write_world
 
 fork = multiprocessing.get_context('forkserver')
-fork.set_forkserver_preload(['landslide_nb.recipe'])
+fork.set_forkserver_preload(['landslide_nb.run'])
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}
 
 
@@ -27,7 +25,8 @@ def train(world, out, toml, resume=False, die=None):
     os.setpgrp()
     import torch
     torch.set_num_threads(1)
-    from landslide_nb.recipe import get_recipe, run_recipe
+    from landslide_nb.recipe import get_recipe
+    from landslide_nb.run import run_recipe
     if die is not None:
         calls, sync = [0], os.fsync
         def fsync(fd):
@@ -114,7 +113,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(whole, tmp_path):
     for _ in range(600):
         if checkpoint.exists() or p.poll() is not None: break
         time.sleep(.1)
-    before, asked = checkpoint.stat().st_mtime_ns, time.monotonic()
+    before = checkpoint.stat().st_mtime_ns
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
     assert p.returncode == 130, err
