@@ -6,10 +6,10 @@
 __all__ = ['digest', 'read_journal', 'npy_header', 'pack_split', 'entry', 'pack_data', 'check_store']
 
 # %% ../nbs/05_pack.ipynb #bc28b217
-import hashlib, json, os, zlib
+import hashlib, json, os, shutil, zlib
 from pathlib import Path
 import numpy as np
-from .data import (BANDS, N_BANDS, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, found, patch_files,
+from .data import (BANDS, N_BANDS, NO_ROOM, PATCH, SPLITS, InputError, PatchError, atomic_path, find_layout, found, patch_files,
                                read_mask, read_patch, with_bar)
 from .container import file_fault
 from .faults import whole_patches
@@ -88,6 +88,9 @@ def pack_split(
                     os.fsync(o.fileno())
                 j['done'] = i
                 with atomic_path(journal) as tmp: tmp.write_text(json.dumps(j), encoding='utf-8')
+    except OSError as e:
+        if e.errno not in NO_ROOM: raise
+        raise InputError(out, f'{os.strerror(e.errno)}; {j["done"]} of {len(files)} patches of {split} are kept') from None
     finally:
         for o in handles.values(): o.close()
     for k in shapes: os.replace(parts[k], final[k])
@@ -127,6 +130,10 @@ def pack_data(
             if not (whole := whole_patches(todo[s], bad, dtype, progress)): raise PatchError(root, f'no patch of split {s!r} can be used')
             todo[s] = whole
     out.mkdir(parents=True, exist_ok=True)
+    pixel = lambda files: N_BANDS*np.dtype(dtype).itemsize + (files[0].mask is not None)
+    need = sum(len(files) * pixel(files) * PATCH**2 for files in todo.values()) - sum(p.stat().st_size for p in out.glob('*.npy*'))
+    if need > (free := shutil.disk_usage(out).free):
+        raise InputError(out, f'{need / 2**20:.1f} MB are needed, {free / 2**20:.1f} MB are free')
     splits = {s: pack_split(files, out, s, dtype, progress=progress) for s, files in todo.items()}
     index = dict(format=STORE, layout=layout or 'images', source=str(root.resolve()), dtype=np.dtype(dtype).name, splits=splits,
                  skipped=[str(e) for e in bad or ()])

@@ -159,3 +159,13 @@ def test_a_write_that_fails_leaves_what_was_there(whole, tmp_path):
     _, err = p.communicate(timeout=120)
     assert p.returncode == 0, err
     assert results(tmp_path/'run')['scores'].keys() == results(folder/'whole')['scores'].keys()
+
+
+def test_predictions_that_find_no_room(whole, tmp_path):
+    folder, _ = whole
+    args = [BIN/'landslide-predict', folder/'whole/student', folder/'world', tmp_path/'pred', '--uncertainty', '--passes', '2', '--device', 'cpu']
+    res = subprocess.run(list(map(str, args)), capture_output=True, text=True, env=ENV, timeout=120, preexec_fn=small_files(2**15))
+    lines = res.stderr.strip().splitlines()
+    assert res.returncode == 1 and len(lines) == 1, res.stderr
+    assert 'uncertainty_' in lines[0] and 'are free' in lines[0]
+    assert not list((tmp_path/'pred').glob('.tmp-*')) and not list((tmp_path/'pred').glob('uncertainty_*'))
