@@ -7,7 +7,7 @@ __all__ = ['one_line_errors', 'skipping', 'check_range', 'pick_device', 'synth',
            'check_models', 'stage_table', 'predict', 'score', 'score_table', 'demo']
 
 # %% ../nbs/50_cli.ipynb #024852d4
-import sys, warnings
+import errno, shlex, sys, warnings
 from contextlib import contextmanager
 from json import dumps
 from pathlib import Path
@@ -28,8 +28,8 @@ def one_line_errors(
     except (InputError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as e:
         print(f'{command}: {" ".join(str(e).split())}', file=sys.stderr)
         sys.exit(1)
-    except OSError as e: # whatever else the file system says of a file, such as that its name is too long
-        if e.filename is None: raise
+    except OSError as e: # a full disk, or a file of which the file system says more, such as that its name is too long
+        if e.filename is None and e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO): raise
         print(f'{command}: {" ".join(str(e).split())}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -130,16 +130,24 @@ def train(
     truth: str = None,     # folder with valid/ and test/ masks to score against, where the data has none
     device: str = None,    # such as 'cuda' or 'cpu', the best there is by default
     full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
+    resume: store_true = False, # go on with a run that was stopped
+    checkpoint: float = 120,# seconds between two checkpoints
     skip_bad: store_true = False # go on without patches whose image or mask is bad, and say how many
 ):
-    "Run a recipe: train its models one after the other, each with its pseudo labels"
+    "Run a recipe: train its models one after the other, each with its pseudo labels. Ctrl-C keeps a checkpoint"
     with one_line_errors('landslide-train'), skipping('landslide-train', skip_bad) as bad:
         from landslide_nb.ranks import leave_ranks
         from landslide_nb.recipe import get_recipe, run_recipe
-        check_range(0, None, seed=seed)
+        check_range(0, None, seed=seed, checkpoint=checkpoint)
         check_truth(truth)
         check_models(recipe := get_recipe(recipe))
-        summary = run_recipe(data, out, recipe, seed, truth, pick_device(device), amp=not full_precision, bad=bad)
+        try: summary = run_recipe(data, out, recipe, seed, truth, pick_device(device), amp=not full_precision,
+                                  resume=resume, checkpoint=checkpoint, bad=bad)
+        except KeyboardInterrupt:
+            again = shlex.join([Path(sys.argv[0]).name, *(o for o in sys.argv[1:] if o != '--resume'), '--resume'])
+            if not (Path(out)/'run.json').exists(): raise
+            print(f'landslide-train: interrupted; to go on: {again}', file=sys.stderr)
+            sys.exit(130)
         if not leave_ranks(): print(stage_table(summary))
 
 def check_truth(

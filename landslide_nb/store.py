@@ -6,6 +6,7 @@
 __all__ = ['Split', 'on_device', 'take', 'stored_split', 'read_split', 'read_masks', 'SplitDL', 'split_dls']
 
 # %% ../nbs/03_store.ipynb #d5320180
+import hashlib, json, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -25,6 +26,7 @@ class Split:
     x: np.ndarray      # `(N, 14, H, W)` floats, benchmark units: an array, a `Mapped` or `Joined` one, or a tensor on any device
     y: np.ndarray|None # `(N, H, W)` uint8 with 0, 1 and 255 (ignored), None where there are no masks
     ns: list           # the patches' numbers, ascending
+    crc32: list = None # a checksum a patch (and its mask, if any), where they are known
 
     def __len__(self): return len(self.x)
 
@@ -58,6 +60,12 @@ class Split:
         "The patches on a device, where batches are then gathered without a transfer; masks stay where they are"
         x = self.x if isinstance(self.x, torch.Tensor) else torch.from_numpy(self.x[:])
         return Split(x.to(device), self.y, self.ns)
+
+    def digest(self) -> str:
+        "A fingerprint of the patches, their numbers and masks, the same for a folder and for its packed store"
+        masks = [None]*len(self) if self.y is None else self.y
+        crc = lambda x, y: zlib.crc32(b'' if y is None else np.ascontiguousarray(y).data, zlib.crc32(np.ascontiguousarray(x).data))
+        return hashlib.sha256(json.dumps([self.ns, self.crc32 or [crc(x, y) for x, y in zip(self.x, masks)]]).encode()).hexdigest()[:16]
 
     def measure_scaling(self) -> Scaling:
         "The scaling constants of this split"
@@ -95,7 +103,8 @@ def stored_split(
     split: str   # 'train', 'valid' or 'test'
 ) -> Split: # on disk, not in memory
     "A split of a packed store; `PatchError` where it is not there or not whole"
-    return Split(*stored_arrays(root, index, split), index['splits'][split]['ns'])
+    entry = index['splits'].get(split, {})
+    return Split(*stored_arrays(root, index, split), entry.get('ns'), entry.get('crc32'))
 
 def read_split(
     root,                 # data folder in either layout, a bare folder of images, or a packed store

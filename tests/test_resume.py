@@ -1,0 +1,162 @@
+"""Trainings that are killed go on and end as if nothing had happened; what cannot be written leaves what was there."""
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from test_commands import BIN, TINY
+
+from landslide_nb.synth import write_world
+
+fork = multiprocessing.get_context('forkserver')
+fork.set_forkserver_preload(['landslide_nb.recipe'])
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}
+
+
+def train(world, out, toml, resume=False, die=None):
+    "A training, in a process of its own; `die` kills it as it syncs its n-th file, before that file gets its name"
+    os.setpgrp()
+    import torch
+    torch.set_num_threads(1)
+    from landslide_nb.recipe import get_recipe, run_recipe
+    if die is not None:
+        calls, sync = [0], os.fsync
+        def fsync(fd):
+            calls[0] += 1
+            if calls[0] == die: os.kill(os.getpid(), signal.SIGKILL)
+            sync(fd)
+        os.fsync = fsync
+    run_recipe(world, out, get_recipe(toml), 0, world/'truth', 'cpu', progress=False, resume=resume, checkpoint=0)
+
+
+def start(*args, **kwargs):
+    p = fork.Process(target=train, args=args, kwargs=kwargs)
+    p.start()
+    return p
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A world, a recipe, and the run that nobody disturbed"
+    folder = tmp_path_factory.mktemp('resume')
+    write_world(folder/'world', 5, 3, 2, progress=False)
+    (folder/'tiny.toml').write_text(TINY + 'refresh = 1\n')
+    begin = time.perf_counter()
+    p = start(folder/'world', folder/'whole', folder/'tiny.toml')
+    p.join()
+    assert p.exitcode == 0
+    return folder, time.perf_counter() - begin
+
+
+def results(run):
+    "Weights and metrics of every stage, all but the seconds"
+    found = {}
+    for stage in ('teacher', 'student'):
+        found[stage] = {k: v.tolist() for k, v in load_file(run/stage/'model.safetensors').items()}
+        rows = [o.split(',') for o in (run/stage/'metrics.csv').read_text().splitlines()]
+        found[stage, 'metrics'] = [[c for k, c in zip(rows[0], o) if k != 'seconds'] for o in rows]
+    summary = json.loads((run/'summary.json').read_text())
+    found['scores'] = {k: v['scores'] for k, v in summary['stages'].items()}
+    return found
+
+
+def test_twenty_kills_at_random_moments(whole, tmp_path):
+    folder, seconds = whole
+    want, chance, kills, rounds = results(folder/'whole'), random.Random(0), 0, 0
+    while kills < 20:
+        out, rounds = tmp_path/f'run{rounds}', rounds + 1
+        while True:
+            p = start(folder/'world', out, folder/'tiny.toml', resume=(out/'run.json').exists())
+            p.join(chance.uniform(.1, seconds) if kills < 20 else None)
+            if p.exitcode is not None: break
+            p.kill()
+            p.join()
+            kills += 1
+        assert p.exitcode == 0
+        assert results(out) == want
+        assert not [o.name for o in out.rglob('*') if o.name.startswith('.tmp-') or o.name == 'checkpoint.pt']
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize('die', [1, 3, 7, 12])
+def test_killed_as_a_file_is_written(whole, tmp_path, die):
+    folder, _ = whole
+    p = start(folder/'world', tmp_path/'run', folder/'tiny.toml', die=die)
+    p.join()
+    assert p.exitcode == -signal.SIGKILL
+    assert [o for o in (tmp_path/'run').rglob('.tmp-*')]
+    p = start(folder/'world', tmp_path/'run', folder/'tiny.toml', resume=(tmp_path/'run/run.json').exists())
+    p.join()
+    assert p.exitcode == 0
+    assert results(tmp_path/'run') == results(folder/'whole')
+    assert not list((tmp_path/'run').rglob('.tmp-*'))
+
+
+def command(*args, **kwargs):
+    return subprocess.Popen([str(o) for o in (BIN/'landslide-train', *args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV, **kwargs)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(whole, tmp_path):
+    folder, _ = whole
+    (tmp_path/'long.toml').write_text(TINY.replace('iters = 4', 'iters = 4000').replace('every = 2', 'every = 2000'))
+    args = [folder/'world', tmp_path/'run', '--recipe', tmp_path/'long.toml', '--device', 'cpu', '--checkpoint', '1']
+    p = command(*args)
+    checkpoint = tmp_path/'run/teacher/checkpoint.pt'
+    for _ in range(600):
+        if checkpoint.exists() or p.poll() is not None: break
+        time.sleep(.1)
+    before, asked = checkpoint.stat().st_mtime_ns, time.monotonic()
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130, err
+    assert checkpoint.stat().st_mtime_ns > before
+    last = err.strip().splitlines()[-1]
+    assert last.startswith('landslide-train: interrupted; to go on: landslide-train ') and last.endswith('--resume')
+    assert 'Traceback' not in err
+
+    p = command(*args)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 1 and err.strip().splitlines()[-1].endswith('resume it, or choose another folder')
+    p = command(*args, '--resume', '--seed', '1')
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 1 and 'seed is 1 now and was 0' in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_a_checkpoint_that_is_damaged_is_named(whole, tmp_path):
+    folder, _ = whole
+    shutil.copytree(folder/'whole', tmp_path/'run')
+    (tmp_path/'run/summary.json').unlink()
+    run = json.loads((tmp_path/'run/run.json').read_text())
+    del run['stages']['student']
+    (tmp_path/'run/run.json').write_text(json.dumps(run))
+    (tmp_path/'run/student/checkpoint.pt').write_bytes(b'not a checkpoint')
+    p = command(folder/'world', tmp_path/'run', '--recipe', folder/'tiny.toml', '--truth', folder/'world/truth', '--device', 'cpu', '--resume')
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and len(err.strip().splitlines()) == 1 and 'checkpoint.pt: not a checkpoint' in err, err
+
+
+def small_files(size):
+    return lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+
+def test_a_write_that_fails_leaves_what_was_there(whole, tmp_path):
+    folder, _ = whole
+    args = [folder/'world', tmp_path/'run', '--recipe', folder/'tiny.toml', '--truth', folder/'world/truth', '--device', 'cpu', '--checkpoint', '0']
+    p = command(*args, preexec_fn=small_files(2**20))
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and len(err.strip().splitlines()) == 1, err
+    assert 'checkpoint.pt' in err and 'a checkpoint needs 8 MB' in err
+    assert sorted(o.name for o in (tmp_path/'run').rglob('*.*')) == ['run.json']
+    p = command(*args, '--resume')
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 0, err
+    assert results(tmp_path/'run')['scores'].keys() == results(folder/'whole')['scores'].keys()

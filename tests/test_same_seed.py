@@ -1,0 +1,67 @@
+"""The same seed gives the same result on a CPU, whoever reads the patches."""
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fastai.learner import Learner
+from fastai.torch_core import set_seed
+from safetensors.torch import load_file
+
+from landslide_nb.augment import BatchAugment
+from landslide_nb.block import landslide_dls
+from landslide_nb.data import PatchError
+from landslide_nb.demo import run_demo
+from landslide_nb.losses import JaccardCE
+from landslide_nb.models import create_segmenter
+from landslide_nb.recipe import DEMO, Recipe
+from landslide_nb.synth import write_world
+from landslide_nb.training import nesterov
+
+TINY = Recipe('tiny', [replace(s, iters=2, every=1, bs=2, backbone='test_resnet' if s.arch != 'hrnet' else s.backbone)
+                       for s in DEMO.stages if s.name in ('model1', 'model2', 'model3', 'model2_without', 'model3_without', 'final')])
+
+
+def demo(out, seed):
+    "Everything the demo leaves but pictures and seconds"
+    run_demo(out, seed, TINY, (4, 3, 2), progress=False)
+    files = {str(o.relative_to(out)): o.read_bytes() for o in out.rglob('*.h5') if 'predictions' in o.parts}
+    weights = {f'{o.parent.name}.{k}': v for o in out.rglob('*.safetensors') for k, v in load_file(o).items()}
+    return files, (out/'ablation.csv').read_text(), weights
+
+
+def test_the_demo_twice(tmp_path):
+    (files, table, weights), (again, table2, weights2), (_, _, others) = (demo(tmp_path/k, s) for k, s in (('a', 3), ('b', 3), ('c', 4)))
+    assert files == again and table == table2
+    assert weights.keys() == weights2.keys() and all(torch.equal(weights[k], weights2[k]) for k in weights)
+    assert any(not torch.equal(weights[k], others[k]) for k in weights)
+
+
+def fit(world, workers):
+    set_seed(0, reproducible=True)
+    dls = landslide_dls(world, bs=2, num_workers=workers, batch_tfms=BatchAugment(64), progress=False)
+    learn = Learner(dls, create_segmenter(backbone='test_resnet'), JaccardCE(), opt_func=nesterov(), lr=.01)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    return torch.cat([o.flatten().float() for o in learn.model.state_dict().values()])
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('seed')/'world'
+    write_world(folder, 6, 1, 1, progress=False)
+    return folder
+
+
+def test_loader_workers_change_nothing(world):
+    alone = fit(world, 0)
+    assert torch.equal(fit(world, 1), alone) and torch.equal(fit(world, 2), alone)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_patch_that_disappears_is_named(world, tmp_path, workers):
+    write_world(tmp_path/'world', 6, 1, 1, progress=False)
+    dls = landslide_dls(tmp_path/'world', bs=2, num_workers=workers, progress=False)
+    gone = Path(dls.train.items[0].img)
+    gone.unlink()
+    learn = Learner(dls, create_segmenter(backbone='test_resnet'), JaccardCE())
+    with pytest.raises(PatchError, match=f'{gone.name}: no such file'), learn.no_bar(), learn.no_logging(): learn.fit(1)
