@@ -1,4 +1,5 @@
 """Mutated HDF5 files, and a reader that outlives whatever they do to it; `test_fuzz.py` and the soak run use it."""
+import io
 import multiprocessing
 import os
 import resource
@@ -7,6 +8,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,16 +18,19 @@ ROOM = 2**30  # bytes of address space a read may take on top of the imports
 WORDS = (b'\0', b'\xff', b'\x7f', b'\x80', b'\xff'*4, b'\xff'*8, b'\0'*8, b'\xff'*7 + b'\x7f', (2**31).to_bytes(8, 'little'), b'\1'*8)
 
 
+CHUNK = dict(chunks=(SIDE // 2, SIDE // 2, 14))
+KINDS = {'contiguous': {}, 'float32': dict(dtype='f4'), 'gzip': dict(CHUNK, compression='gzip', shuffle=True, fletcher32=True),
+         'gzip-one': dict(chunks=(SIDE, SIDE, 14), compression='gzip'), 'lzf': dict(CHUNK, compression='lzf'),
+         'grows': dict(CHUNK, maxshape=(None, None, 14)), 'one-chunk': dict(chunks=(SIDE, SIDE, 14))}
+
+
 def seeds(folder):
     "Whole files of every kind that is read: contiguous, compact, chunked, compressed, old and new format, several keys"
     rng = np.random.default_rng(0)
     img, mask = rng.gamma(2, .5, (SIDE, SIDE, 14)), (rng.random((SIDE, SIDE)) < .2).astype(np.uint8)
-    chunk = dict(chunks=(8, 8, 14))
-    kinds = {'contiguous': {}, 'float32': dict(dtype='f4'), 'gzip': dict(chunk, compression='gzip', shuffle=True, fletcher32=True),
-             'gzip-one': dict(chunks=img.shape, compression='gzip'), 'lzf': dict(chunk, compression='lzf'), 'grows': dict(chunk, maxshape=(None, None, 14)), 'one-chunk': dict(chunks=img.shape)}
     files = []
     for version in ('earliest', 'latest'):
-        for name, kw in kinds.items():
+        for name, kw in KINDS.items():
             files.append(folder/f'{name}-{version}.h5')
             with h5py.File(files[-1], 'w', libver=version) as f:
                 f.create_dataset('img', data=img, **kw)
@@ -35,15 +40,36 @@ def seeds(folder):
     return [o.read_bytes() for o in files]
 
 
+def structure(raw):
+    "The positions of a file that hold no values of `img`: its structure, in steps of four bytes"
+    with h5py.File(io.BytesIO(raw)) as f:
+        if f['img'].chunks: f['img'].id.chunk_iter((blocks := []).append)
+        else: blocks = [SimpleNamespace(byte_offset=f['img'].id.get_offset(), size=f['img'].nbytes)]
+    inside = np.zeros(len(raw), bool)
+    for o in blocks: inside[o.byte_offset:o.byte_offset + o.size] = True
+    words = np.frombuffer(raw[:len(raw) // 4*4], '<u4')
+    used = np.convolve(words != 0, [1]*9, 'same') > 0  # not the unused room after it
+    return [int(i) for i in np.flatnonzero(used)*4 if not inside[i]]
+
+
+def sweep(raws, which, values=(0, 1, 2**32 - 1)):
+    "Every word of the structure of some seeds, replaced by every value: `(seed, position, value)`"
+    return [(k, at, v) for k in which for at in structure(raws[k]) for v in values]
+
+
 def mutate(raws, n):
-    "The bytes of mutated file `n`"
+    "The bytes of mutated file `n`, a number or one of a `sweep`"
+    if isinstance(n, tuple):
+        raw = bytearray(raws[n[0]])
+        raw[n[1]:n[1] + 4] = n[2].to_bytes(4, 'little')
+        return bytes(raw)
     rng = np.random.default_rng((n, 7))
     raw = bytearray(raws[rng.integers(len(raws))])
     head = lambda: int(min(rng.exponential(700), len(raw) - 1)) if rng.random() < .7 else int(rng.integers(len(raw)))
     for _ in range(int(rng.choice([1, 1, 1, 2, 4, 16]))):
         if len(raw) < 16: break
         at = head()
-        match rng.integers(8):
+        match rng.integers(12):
             case 0: raw[at] ^= 1 << int(rng.integers(8))
             case 1: raw[at] = int(rng.integers(256))
             case 2:
@@ -58,6 +84,11 @@ def mutate(raws, n):
             case 7:
                 to, size = head(), int(rng.integers(1, 64))
                 raw[to:to + size] = raw[at:at + size]
+            case _:  # a field of the structure: zero, one, its double, or another field
+                at, to, size = at // 4*4, head() // 4*4, int(rng.choice([4, 8]))
+                value = int.from_bytes(raw[at:at + size], 'little')
+                choices = (0, 1, value * 2, value - 1, int.from_bytes(raw[to:to + size], 'little'))
+                raw[at:at + size] = (choices[rng.integers(5)] % 2**(8*size)).to_bytes(size, 'little')
     return bytes(raw)
 
 
