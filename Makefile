@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev]' || \
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,geo,dask]' || \
 	  { command -v c++ g++ clang++ >/dev/null || echo 'No C++ compiler was found; pydensecrf2 is built with one.' >&2; exit 1; }
 	@touch $@
 
