@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'versions', 'write_map', 'map_scene']
 
-# %% ../nbs/48_scene.ipynb #984d7448
-import json, platform, shutil, time
+# %% ../nbs/48_scene.ipynb #ce504d63
+import json, os, platform, shutil, time
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,7 +66,7 @@ def write_map(
     with rio.open(out/'mask.tif') as src: write_quicklook(out/'quicklook.png', image, src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest))
     return res
 
-# %% ../nbs/48_scene.ipynb #b22e3d18
+# %% ../nbs/48_scene.ipynb #71da5778
 def map_scene(
     model,                # folder of a trained model
     scene,                # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -100,7 +100,7 @@ def map_scene(
     if out.exists() and not out.is_dir(): raise InputError(out, 'is no folder')
     sha, s = checksum(model), Scene(scene, dem, bands, offset)
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
-    job = dict(model=str(model), sha256=sha, scene={**s.args, 'offset': s.offset}, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
+    job = dict(model=os.path.abspath(model), sha256=sha, scene={**s.args, 'offset': s.offset}, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
                uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()))
     predictor = Predictor(job)
     client = dask_client(dask, workers) if dask else None

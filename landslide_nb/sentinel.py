@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WANTED', 'band_name', 'find_bands', 'safe_bands', 'safe_metadata', 'radiometric_offset', 'Scene']
 
-# %% ../nbs/43_sentinel.ipynb #9dc8651a
-import re
+# %% ../nbs/43_sentinel.ipynb #c417404d
+import os, re
 from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
@@ -80,7 +80,7 @@ def radiometric_offset(
     try: return 1000. if float(first('PROCESSING_BASELINE')) >= 4 else 0.
     except (TypeError, ValueError): return 0.
 
-# %% ../nbs/43_sentinel.ipynb #508d1d61
+# %% ../nbs/43_sentinel.ipynb #b0d8a684
 class Scene:
     "A Sentinel-2 scene that is read in the benchmark's units; plain data as long as it is not read, so it can be sent to another process"
     def __init__(self,
@@ -90,7 +90,8 @@ class Scene:
         offset: float = None # DN to take off, from the metadata by default
     ):
         self.path, self.notes, self.open = Path(path), [], {}
-        self.args = dict(path=str(path), dem=None if dem is None else str(dem), bands=bands, offset=offset)
+        full = lambda o: os.path.abspath(o) if os.path.exists(o) else str(o)
+        self.args = dict(path=full(path), dem=None if dem is None else full(dem), bands=bands, offset=offset)
         if not self.path.exists(): raise SceneError(path, 'no such file or folder')
         if self.path.is_dir(): where, meta, level2, self.nodata = self._safe(bands)
         else: where, meta, level2, self.nodata = self._raster(bands)
