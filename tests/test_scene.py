@@ -1,0 +1,224 @@
+"""Whole scenes as a user meets them: commands, kills, a cluster, wrong input and real pixels."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from landslide_nb.data import Scaling
+from landslide_nb.models import create_segmenter, save_model
+from landslide_nb.sentinel import WANTED
+from landslide_nb.synthscene import L1C_BANDS, PLACE, write_raster
+from test_commands import BIN, refused, run
+
+rasterio = pytest.importorskip('rasterio')
+pyogrio = pytest.importorskip('pyogrio')
+REAL = Path(__file__).parents[2]/'shared/data/sentinel2_l1c_slovenia'
+FILES = ('mask.tif', 'probability.tif', 'uncertainty.tif', 'landslides.gpkg', 'quicklook.png')
+
+
+def ok(res):
+    assert res.returncode == 0, res.stderr
+    return res
+
+
+def read(path):
+    with rasterio.open(path) as src: return src.read(1)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    "A scene with a hole, and a model that marks some of it"
+    out = tmp_path_factory.mktemp('scene')
+    ok(run('synth', out, '--scene', 400, '--seed', 1))
+    with rasterio.open(out/'scene.tif', 'r+') as src:
+        a = src.read()
+        a[:, 200:240, 300:330] = 0
+        src.write(a)
+    torch.manual_seed(0)
+    save_model(out/'model', create_segmenter(backbone='test_resnet'), Scaling((0.,)*14, (1.,)*14))
+    return out
+
+
+def map_args(world, out, *more):
+    return ['map', world/'model', world/'scene.tif', out, '--dem', world/'dem.tif', '--threshold', .47, '--bs', 4, '--passes', 2, '--device', 'cpu', *more]
+
+
+@pytest.fixture(scope='module')
+def mapped(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp('map')/'a map'
+    res = ok(run(*map_args(world, out, '--uncertainty', '--polygons', '--crf')))
+    assert res.stderr == '' and len(res.stdout.splitlines()) == 1, res.stderr
+    return out
+
+
+def test_synth_scene_is_what_it_says(world):
+    with rasterio.open(world/'scene.tif') as src:
+        assert (src.shape, src.count, src.dtypes[0], src.descriptions) == ((400, 400), 13, 'uint16', L1C_BANDS)
+        assert src.crs.to_epsg() == 32633 and src.res == (10, 10)
+    assert 0 < read(world/'truth.tif').mean() < .2
+    refused(run('synth', world, '--scene', 400), 'synth', 'scene.tif', 'there already')
+
+
+def test_the_files_of_a_map(world, mapped):
+    assert {o.name for o in mapped.iterdir()} == {*FILES, 'map.json'}
+    with rasterio.open(world/'scene.tif') as scene:
+        for name in FILES[:3]:
+            with rasterio.open(mapped/name) as src:
+                assert (src.shape, src.crs, src.transform) == (scene.shape, scene.crs, scene.transform)
+                assert src.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
+    with rasterio.open(mapped/'mask.tif') as src:
+        assert (src.dtypes[0], src.nodata, src.colorinterp[0].name) == ('uint8', 255, 'palette')
+        assert src.colormap(1)[1][:3] != src.colormap(1)[0][:3]
+    mask, prob, unc = (read(mapped/o) for o in FILES[:3])
+    hole = np.zeros(mask.shape, bool)
+    hole[200:240, 300:330] = True
+    assert ((mask == 255) == hole).all() and (np.isnan(prob) == hole).all() and (np.isnan(unc) == hole).all()
+    assert (mask[~hole] == (prob[~hole] > .47)).all() and 0 < mask[~hole].mean() < 1
+    info = json.loads((mapped/'map.json').read_text())
+    assert info['result']['landslide_pixels'] == (mask == 1).sum() and info['versions']['torch'] == torch.__version__.split('+')[0]
+
+
+def test_polygons_are_the_mask(mapped):
+    meta, _, geometry, (area, prob, unc) = pyogrio.raw.read(mapped/'landslides.gpkg')
+    info, mask = json.loads((mapped/'map.json').read_text()), read(mapped/'mask.tif')
+    assert list(meta['fields']) == ['area_m2', 'mean_probability', 'mean_uncertainty'] and meta['crs'] == 'EPSG:32633'
+    assert len(area) == info['result']['landslides']
+    assert abs(area.sum() - (mask == 1).sum()*100/.9996**2) < 1e-3*area.sum()
+    p, u = read(mapped/'probability.tif'), read(mapped/'uncertainty.tif')
+    assert np.isclose((prob*area).sum()/area.sum(), p[mask == 1].mean(), rtol=1e-3)
+    assert np.isclose((unc*area).sum()/area.sum(), u[mask == 1].mean(), rtol=1e-3)
+
+
+def test_geojson_is_in_degrees(world, tmp_path):
+    ok(run(*map_args(world, tmp_path/'m', '--polygons', 'geojson', '--min-area', 5000)))
+    found = json.loads((tmp_path/'m/landslides.geojson').read_text())['features']
+    assert found and min(o['properties']['area_m2'] for o in found) >= 5000
+    lon, lat = np.array(found[0]['geometry']['coordinates'][0]).T
+    assert (abs(lon - 15.02) < .1).all() and (abs(lat - 46.03) < .1).all()
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path):
+    args, kills, work = map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf'), 0, tmp_path/'m/.partial'
+    for name in ('net_00000.npy', 'net_00002.npy', 'crf_00001.npy'):
+        p = subprocess.Popen([BIN/f'landslide-{args[0]}', *map(str, args[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while p.poll() is None and not (work/name).exists(): time.sleep(.001)
+        if p.poll() is None: kills += 1
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        assert not [o for o in FILES if (tmp_path/'m'/o).exists()]
+    assert kills == 3
+    times = {o.name: o.stat().st_mtime_ns for o in work.glob('net_*.npy')}
+    refused(run(*args, '--overlap', 16), 'map', 'other settings', 'job')
+    assert {o.name: o.stat().st_mtime_ns for o in work.glob('net_*.npy')} == times
+    ok(run(*args))
+    assert not work.exists()
+    for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
+    refused(run(*args), 'map', 'finished map')
+
+
+def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path):
+    pytest.importorskip('distributed')
+    ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask')))
+    for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
+    refused(run(*map_args(world, tmp_path/'n', '--dask', 'tcp://127.0.0.1:9')), 'map', '--dask', 'no scheduler')
+    assert not (tmp_path/'n').exists()
+
+
+@pytest.mark.parametrize('change, words', {
+    'missing band':  (dict(drop='B3'), ('scene.tif', 'band B3 missing')),
+    'unnamed':       (dict(names=(), drop='B8A'), ('--bands',)),
+    'no CRS':        (dict(crs=None), ('scene.tif', 'coordinate reference system')),
+    'degrees':       (dict(crs='EPSG:4326', transform=(1e-4, 0, 15, 0, -1e-4, 46), dem=False), ('--dem',)),
+    'far away':      (dict(transform=(10, 0, 600_000, 0, -10, 5_100_000)), ('dem.tif', 'covers 0 %')),
+    'no overlap':    (dict(args=('--overlap', 0)), ('--overlap',)),
+    'a corrupt DEM': (dict(dem='text'), ('not a raster',)),
+    'wrong names':   (dict(args=('--bands', 'B1,B2')), ('--bands', '2 names')),
+    'not a model':   (dict(model=False), ('model.json',)),
+    'empty':         (dict(zero=True), ('nothing but nodata',)),
+}.items(), ids=lambda o: o if isinstance(o, str) else '')
+def test_wrong_input_is_one_line(world, tmp_path, change, words):
+    change, words = words
+    with rasterio.open(world/'scene.tif') as src: a = src.read()
+    names = list(change.get('names', L1C_BANDS))
+    if 'drop' in change:
+        i = L1C_BANDS.index(change['drop'])
+        a, names = np.delete(a, i, 0), names[:i] + names[i + 1:]
+    if change.get('zero'): a[:] = 0
+    write_raster(tmp_path/'scene.tif', a, names=names, crs=change.get('crs', 'EPSG:32633'), transform=change.get('transform', PLACE))
+    dem = world/'dem.tif'
+    if change.get('dem') == 'text': (dem := tmp_path/'text.tif').write_text('no raster')
+    args = ['map', world/'model' if change.get('model', True) else tmp_path, tmp_path/'scene.tif', tmp_path/'out',
+            *(('--dem', dem) if change.get('dem') is not False else ()), '--device', 'cpu', *change.get('args', ())]
+    refused(run(*args), 'map', *words)
+    assert not (tmp_path/'out').exists()
+
+
+def test_a_corrupt_block_is_named_and_leaves_no_map(world, tmp_path):
+    data = bytearray((world/'scene.tif').read_bytes())
+    with rasterio.open(world/'scene.tif') as src: offset = int(src.tags(1, ns='TIFF').get('BLOCK_OFFSET_1_1') or src.get_tag_item('BLOCK_OFFSET_2_2', 'TIFF', bidx=1))
+    data[offset:offset + 5000] = os.urandom(5000)
+    (tmp_path/'scene.tif').write_bytes(data)
+    refused(run('map', world/'model', tmp_path/'scene.tif', tmp_path/'out', '--dem', world/'dem.tif', '--device', 'cpu'), 'map', 'scene.tif', 'cannot be read')
+    assert not [o for o in (*FILES, 'map.json') if (tmp_path/'out'/o).exists()]
+
+
+def test_level_2a_and_no_dem_are_warned_of(world, tmp_path):
+    with rasterio.open(world/'scene.tif') as src: a = src.read()
+    i = L1C_BANDS.index('B10')
+    write_raster(tmp_path/'S2A_MSIL2A.tif', np.delete(a, i, 0), names=[o for o in L1C_BANDS if o != 'B10'])
+    lines = ok(run('map', world/'model', tmp_path/'S2A_MSIL2A.tif', tmp_path/'out', '--device', 'cpu')).stderr.splitlines()
+    assert len(lines) == 3 and all(o.startswith('landslide-map: warning: ') for o in lines), lines
+    assert [w in o for w, o in zip(('Level-2A', 'B10', 'elevation'), lines)] == [True]*3
+    assert json.loads((tmp_path/'out/map.json').read_text())['scene']['notes']
+
+
+def test_a_vrt_is_the_same_scene(world, mapped, tmp_path):
+    from rasterio.shutil import copy
+    copy(world/'scene.tif', tmp_path/'scene.vrt', driver='VRT')
+    ok(run('map', world/'model', tmp_path/'scene.vrt', tmp_path/'m', '--dem', world/'dem.tif', '--threshold', .47, '--bs', 4, '--device', 'cpu'))
+    ok(run(*map_args(world, tmp_path/'n')))
+    assert (tmp_path/'m/probability.tif').read_bytes() == (tmp_path/'n/probability.tif').read_bytes()
+
+
+def test_adapted_model_maps(world, tmp_path):
+    ok(run('synth', tmp_path/'world', '--train', 4, '--valid', 1, '--test', 1))
+    args = ['adapt', world/'model', world/'scene.tif', tmp_path/'new', '--dem', world/'dem.tif', '--iters', 2, '--bs', 2, '--device', 'cpu']
+    refused(run(*args), 'adapt', '--data')
+    ok(run(*args, '--data', tmp_path/'world'))
+    assert json.loads((tmp_path/'new/adapt.json').read_text())['windows'] == 8
+    ok(run('map', tmp_path/'new', world/'scene.tif', tmp_path/'m', '--dem', world/'dem.tif', '--device', 'cpu'))
+    refused(run(*args, '--data', tmp_path/'world'), 'adapt', 'already holds')
+
+
+def test_without_rasterio_the_commands_say_what_to_install(world, tmp_path):
+    code = ('import sys; sys.modules["rasterio"] = None; sys.argv[0] = "landslide-map"\n'
+            'from landslide_nb.cli import map_command\nmap_command(*sys.argv[1:])')
+    res = subprocess.run([sys.executable, '-c', code, world/'model', world/'scene.tif', tmp_path/'o'], capture_output=True, text=True)
+    refused(res, 'map', 'rasterio', "pip install 'landslide_nb[geo]'")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='the folder with a real Sentinel-2 scene is not beside this checkout')
+def test_real_pixels(world, tmp_path):
+    for o in ('clear_a', 'cloudy'):
+        res = ok(run('map', world/'model', REAL/f's2_l1c_{o}.tif', tmp_path/o, '--dem', REAL/'dem.tif', '--uncertainty', '--polygons', '--device', 'cpu'))
+        assert res.stderr == ''
+        with rasterio.open(tmp_path/o/'probability.tif') as src, rasterio.open(REAL/'dem.tif') as dem:
+            assert (src.shape, src.transform, src.crs) == (dem.shape, dem.transform, dem.crs)
+            assert np.isfinite(src.read(1)).all()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='the folder with a real Sentinel-2 scene is not beside this checkout')
+def test_real_band_means_are_near_the_benchmarks_own():
+    from landslide_nb.sentinel import Scene
+    for o in 'abc':
+        s = Scene(REAL/f's2_l1c_clear_{o}.tif', REAL/'dem.tif')
+        means = s.read(0, 0, *s.grid.shape)[0].mean((1, 2))
+        assert ((.8 < means[:12]) & (means[:12] < 1.5)).all(), dict(zip(WANTED, means))
+        assert .8 < means[13] < 1.2 and s.notes == []
