@@ -16,7 +16,7 @@ from .data import InputError, atomic_path, with_bar
 from .sentinel import Scene
 from .windows import Cut, Predictor, answers, blend, cut_windows
 
-# %% ../nbs/46_strips.ipynb #29c3e773
+# %% ../nbs/46_strips.ipynb #a01e385f
 @lru_cache(1)
 def kept_predictor(
     job: str # as JSON
@@ -41,7 +41,7 @@ def dask_client(
     try: from distributed import Client, LocalCluster
     except ImportError as e: raise InputError('--dask', f"Dask is not installed ({e}): pip install 'landslide_nb[dask]'") from None
     if address != 'local':
-        try: return Client(address, timeout=10)
+        try: return Client(address, timeout=5)
         except (OSError, ValueError, TimeoutError) as e: raise InputError(f'--dask {address}', f'no scheduler answers ({str(e).splitlines()[0]})') from None
     cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
     client = Client(cluster)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from landslide_nb.cli import adapt_command, map_command, synth
 from landslide_nb.data import Scaling
 from landslide_nb.models import create_segmenter, save_model
 from landslide_nb.sentinel import WANTED
+from landslide_nb.synth import write_world
 from landslide_nb.synthscene import L1C_BANDS, PLACE, write_raster
 from test_commands import BIN, refused, run
 
@@ -26,6 +28,14 @@ FILES = ('mask.tif', 'probability.tif', 'uncertainty.tif', 'landslides.gpkg', 'q
 def ok(res):
     assert res.returncode == 0, res.stderr
     return res
+
+
+def refused_here(capsys, command, *args, words=(), **kwargs):
+    "The same in this process, where nothing has to be imported again"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e: command(*args, **kwargs)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert e.value.code == 1 and len(lines) == 1 and all(w in lines[0] for w in words), lines
 
 
 def read(path):
@@ -46,6 +56,9 @@ def world(tmp_path_factory):
     return out
 
 
+KWARGS = dict(threshold=.47, bs=4, passes=2, device='cpu')
+
+
 def map_args(world, out, *more):
     return ['map', world/'model', world/'scene.tif', out, '--dem', world/'dem.tif', '--threshold', .47, '--bs', 4, '--passes', 2, '--device', 'cpu', *more]
 
@@ -58,12 +71,12 @@ def mapped(world, tmp_path_factory):
     return out
 
 
-def test_synth_scene_is_what_it_says(world):
+def test_synth_scene_is_what_it_says(world, capsys):
     with rasterio.open(world/'scene.tif') as src:
         assert (src.shape, src.count, src.dtypes[0], src.descriptions) == ((400, 400), 13, 'uint16', L1C_BANDS)
         assert src.crs.to_epsg() == 32633 and src.res == (10, 10)
     assert 0 < read(world/'truth.tif').mean() < .2
-    refused(run('synth', world, '--scene', 400), 'synth', 'scene.tif', 'there already')
+    refused_here(capsys, synth, world, scene=400, words=('scene.tif', 'there already'))
 
 
 def test_the_files_of_a_map(world, mapped):
@@ -97,14 +110,14 @@ def test_polygons_are_the_mask(mapped):
 
 
 def test_geojson_is_in_degrees(world, tmp_path):
-    ok(run(*map_args(world, tmp_path/'m', '--polygons', 'geojson', '--min-area', 5000)))
+    map_command(world/'model', world/'scene.tif', tmp_path/'m', dem=world/'dem.tif', polygons='geojson', min_area=5000, **KWARGS)
     found = json.loads((tmp_path/'m/landslides.geojson').read_text())['features']
     assert found and min(o['properties']['area_m2'] for o in found) >= 5000
     lon, lat = np.array(found[0]['geometry']['coordinates'][0]).T
     assert (abs(lon - 15.02) < .1).all() and (abs(lat - 46.03) < .1).all()
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path):
+def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys):
     args, kills, work = map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf'), 0, tmp_path/'m/.partial'
     for name in ('net_00000.npy', 'net_00002.npy', 'crf_00001.npy'):
         p = subprocess.Popen([BIN/f'landslide-{args[0]}', *map(str, args[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -115,19 +128,19 @@ def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path):
         assert not [o for o in FILES if (tmp_path/'m'/o).exists()]
     assert kills == 3
     times = {o.name: o.stat().st_mtime_ns for o in work.glob('net_*.npy')}
-    refused(run(*args, '--overlap', 16), 'map', 'other settings', 'job')
+    refused_here(capsys, map_command, *args[1:4], dem=world/'dem.tif', uncertainty=True, crf=True, overlap=16, words=('other settings', 'job'), **KWARGS)
     assert {o.name: o.stat().st_mtime_ns for o in work.glob('net_*.npy')} == times
     ok(run(*args))
     assert not work.exists()
     for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
-    refused(run(*args), 'map', 'finished map')
+    refused_here(capsys, map_command, *args[1:4], words=('finished map',))
 
 
-def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path):
+def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path, capsys):
     pytest.importorskip('distributed')
     ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask')))
     for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
-    refused(run(*map_args(world, tmp_path/'n', '--dask', 'tcp://127.0.0.1:9')), 'map', '--dask', 'no scheduler')
+    refused_here(capsys, map_command, world/'model', world/'scene.tif', tmp_path/'n', dem=world/'dem.tif', dask='tcp://127.0.0.1:9', words=('--dask', 'no scheduler'))
     assert not (tmp_path/'n').exists()
 
 
@@ -137,13 +150,13 @@ def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path):
     'no CRS':        (dict(crs=None), ('scene.tif', 'coordinate reference system')),
     'degrees':       (dict(crs='EPSG:4326', transform=(1e-4, 0, 15, 0, -1e-4, 46), dem=False), ('--dem',)),
     'far away':      (dict(transform=(10, 0, 600_000, 0, -10, 5_100_000)), ('dem.tif', 'covers 0 %')),
-    'no overlap':    (dict(args=('--overlap', 0)), ('--overlap',)),
+    'no overlap':    (dict(args=dict(overlap=0)), ('--overlap',)),
     'a corrupt DEM': (dict(dem='text'), ('not a raster',)),
-    'wrong names':   (dict(args=('--bands', 'B1,B2')), ('--bands', '2 names')),
+    'wrong names':   (dict(args=dict(bands='B1,B2')), ('--bands', '2 names')),
     'not a model':   (dict(model=False), ('model.json',)),
     'empty':         (dict(zero=True), ('nothing but nodata',)),
 }.items(), ids=lambda o: o if isinstance(o, str) else '')
-def test_wrong_input_is_one_line(world, tmp_path, change, words):
+def test_wrong_input_is_one_line(world, tmp_path, capsys, change, words):
     change, words = words
     with rasterio.open(world/'scene.tif') as src: a = src.read()
     names = list(change.get('names', L1C_BANDS))
@@ -154,9 +167,8 @@ def test_wrong_input_is_one_line(world, tmp_path, change, words):
     write_raster(tmp_path/'scene.tif', a, names=names, crs=change.get('crs', 'EPSG:32633'), transform=change.get('transform', PLACE))
     dem = world/'dem.tif'
     if change.get('dem') == 'text': (dem := tmp_path/'text.tif').write_text('no raster')
-    args = ['map', world/'model' if change.get('model', True) else tmp_path, tmp_path/'scene.tif', tmp_path/'out',
-            *(('--dem', dem) if change.get('dem') is not False else ()), '--device', 'cpu', *change.get('args', ())]
-    refused(run(*args), 'map', *words)
+    refused_here(capsys, map_command, world/'model' if change.get('model', True) else tmp_path, tmp_path/'scene.tif', tmp_path/'out',
+                 dem=None if change.get('dem') is False else dem, device='cpu', words=words, **change.get('args', {}))
     assert not (tmp_path/'out').exists()
 
 
@@ -169,32 +181,32 @@ def test_a_corrupt_block_is_named_and_leaves_no_map(world, tmp_path):
     assert not [o for o in (*FILES, 'map.json') if (tmp_path/'out'/o).exists()]
 
 
-def test_level_2a_and_no_dem_are_warned_of(world, tmp_path):
+def test_level_2a_and_no_dem_are_warned_of(world, tmp_path, capsys):
     with rasterio.open(world/'scene.tif') as src: a = src.read()
     i = L1C_BANDS.index('B10')
     write_raster(tmp_path/'S2A_MSIL2A.tif', np.delete(a, i, 0), names=[o for o in L1C_BANDS if o != 'B10'])
-    lines = ok(run('map', world/'model', tmp_path/'S2A_MSIL2A.tif', tmp_path/'out', '--device', 'cpu')).stderr.splitlines()
+    map_command(world/'model', tmp_path/'S2A_MSIL2A.tif', tmp_path/'out', device='cpu')
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all(o.startswith('landslide-map: warning: ') for o in lines), lines
     assert [w in o for w, o in zip(('Level-2A', 'B10', 'elevation'), lines)] == [True]*3
     assert json.loads((tmp_path/'out/map.json').read_text())['scene']['notes']
 
 
-def test_a_vrt_is_the_same_scene(world, mapped, tmp_path):
+def test_a_vrt_is_the_same_scene(world, tmp_path):
     from rasterio.shutil import copy
     copy(world/'scene.tif', tmp_path/'scene.vrt', driver='VRT')
-    ok(run('map', world/'model', tmp_path/'scene.vrt', tmp_path/'m', '--dem', world/'dem.tif', '--threshold', .47, '--bs', 4, '--device', 'cpu'))
-    ok(run(*map_args(world, tmp_path/'n')))
+    for o, name in ((world/'scene.tif', 'n'), (tmp_path/'scene.vrt', 'm')): map_command(world/'model', o, tmp_path/name, dem=world/'dem.tif', **KWARGS)
     assert (tmp_path/'m/probability.tif').read_bytes() == (tmp_path/'n/probability.tif').read_bytes()
 
 
-def test_adapted_model_maps(world, tmp_path):
-    ok(run('synth', tmp_path/'world', '--train', 4, '--valid', 1, '--test', 1))
+def test_adapted_model_maps(world, tmp_path, capsys):
+    write_world(tmp_path/'world', 4, 1, 1, progress=False)
     args = ['adapt', world/'model', world/'scene.tif', tmp_path/'new', '--dem', world/'dem.tif', '--iters', 2, '--bs', 2, '--device', 'cpu']
-    refused(run(*args), 'adapt', '--data')
+    refused_here(capsys, adapt_command, *args[1:4], words=('--data',))
     ok(run(*args, '--data', tmp_path/'world'))
     assert json.loads((tmp_path/'new/adapt.json').read_text())['windows'] == 8
-    ok(run('map', tmp_path/'new', world/'scene.tif', tmp_path/'m', '--dem', world/'dem.tif', '--device', 'cpu'))
-    refused(run(*args, '--data', tmp_path/'world'), 'adapt', 'already holds')
+    map_command(tmp_path/'new', world/'scene.tif', tmp_path/'m', dem=world/'dem.tif', device='cpu')
+    refused_here(capsys, adapt_command, *args[1:4], data=tmp_path/'world', words=('already holds',))
 
 
 def test_without_rasterio_the_commands_say_what_to_install(world, tmp_path):
@@ -205,10 +217,10 @@ def test_without_rasterio_the_commands_say_what_to_install(world, tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='the folder with a real Sentinel-2 scene is not beside this checkout')
-def test_real_pixels(world, tmp_path):
+def test_real_pixels(world, tmp_path, capsys):
     for o in ('clear_a', 'cloudy'):
-        res = ok(run('map', world/'model', REAL/f's2_l1c_{o}.tif', tmp_path/o, '--dem', REAL/'dem.tif', '--uncertainty', '--polygons', '--device', 'cpu'))
-        assert res.stderr == ''
+        map_command(world/'model', REAL/f's2_l1c_{o}.tif', tmp_path/o, dem=REAL/'dem.tif', uncertainty=True, polygons='gpkg', device='cpu')
+        assert capsys.readouterr().err == ''
         with rasterio.open(tmp_path/o/'probability.tif') as src, rasterio.open(REAL/'dem.tif') as dem:
             assert (src.shape, src.transform, src.crs) == (dem.shape, dem.transform, dem.crs)
             assert np.isfinite(src.read(1)).all()
