@@ -40,7 +40,7 @@ def scene_split(
     if not kept: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
     return Split(x[:len(kept)], None, list(range(1, len(kept) + 1)))
 
-# %% ../nbs/49_adapt.ipynb #45420846
+# %% ../nbs/49_adapt.ipynb #e527ece3
 def adapt(
     model,               # folder of a trained model, from which the student starts
     scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -67,15 +67,17 @@ def adapt(
     student, info = load_model(model)
     if info.scaling is None: raise ModelError(model, 'the model was saved without its scaling')
     models = dict(student=student, teacher=load_model(teacher)[0] if teacher else student)
-    if teacher and load_model(teacher)[1].scaling != info.scaling: raise ModelError(teacher, f'was trained with other scaling constants than {model}')
+    if teacher and load_model(teacher)[1].scaling != info.scaling:
+        raise ModelError(teacher, f'was trained with other scaling constants than {model}')
     s, labelled = Scene(scene, dem, bands, offset), read_split(data, 'train', progress=progress)
     if labelled.y is None: raise PatchError(data, "split 'train' has no masks")
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     split = scene_split(s, most=most, seed=seed, progress=progress)
-    stage = Stage(**{**dict(name='adapted', arch=info.config['arch'], backbone=info.config['backbone'], teacher='teacher', unlabelled=('test',), init='student',
-                            iters=iters, bs=bs, size=round(info.config['zoom'] * PATCH), lr=lr, every=max(iters // 10, 1)), **fields})
-    res = train_stage(stage=stage, data=dict(train=labelled, test=split), scaling=info.scaling, models=models, out=out, seed=seed, device=device,
-                      amp=amp, progress=progress)
+    own = dict(arch=info.config['arch'], backbone=info.config['backbone'], size=round(info.config['zoom'] * PATCH))
+    stage = Stage(**{**own, **dict(name='adapted', teacher='teacher', unlabelled=('test',), init='student', iters=iters, bs=bs, lr=lr,
+                                   every=max(iters // 10, 1)), **fields})
+    res = train_stage(stage=stage, data=dict(train=labelled, test=split), scaling=info.scaling, models=models, out=out, seed=seed,
+                      device=device, amp=amp, progress=progress)
     write_json(out/'adapt.json', dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene),
                                       dem=dem and str(dem), data=str(data), labelled=len(labelled), windows=len(split), notes=s.notes))
     return res

@@ -21,7 +21,7 @@ from .strips import Strips, begin, crf_strips, dask_client, net_strips
 from .terrain import geo
 from .windows import Cut, Predictor, checksum, fingerprint
 
-# %% ../nbs/48_scene.ipynb #15314fd3
+# %% ../nbs/48_scene.ipynb #5b98ea85
 COLOURS = {0: (0, 0, 0, 0), 1: (214, 47, 39, 255)}
 
 def versions() -> dict:
@@ -54,7 +54,7 @@ def write_map(
     made = dict(mask=tiled(work/'mask.tif', grid, masks(), 'uint8', IGNORE, COLOURS, 'landslide', tags),
                 probability=tiled(work/'probability.tif', grid, layer(final, 0), 'float32', np.nan, None, 'probability of landslide', tags))
     if np.load(net.path(0)).shape[0] > 1:
-        made['uncertainty'] = tiled(work/'uncertainty.tif', grid, layer(net, 1), 'float32', np.nan, None, 'uncertainty (variance of the logits)', tags)
+        made['uncertainty'] = tiled(work/'uncertainty.tif', grid, layer(net, 1), 'float32', np.nan, None, 'variance of the logits', tags)
     for k, v in made.items(): write_cog(out/f'{k}.tif', v, 'mode' if k == 'mask' else 'average')
     res = dict(pixels=int(counts[0]), landslide_pixels=int(counts[1]))
     if polygons:
@@ -63,10 +63,11 @@ def write_map(
         res.update(landslides=len(found), area_m2=round(float(columns['area_m2'].sum()), 1))
     image, _ = scene.preview()
     rio = geo()
-    with rio.open(out/'mask.tif') as src: write_quicklook(out/'quicklook.png', image, src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest))
+    with rio.open(out/'mask.tif') as src: mask = src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest)
+    write_quicklook(out/'quicklook.png', image, mask)
     return res
 
-# %% ../nbs/48_scene.ipynb #71da5778
+# %% ../nbs/48_scene.ipynb #d2cc7fc0
 def map_scene(
     model,                # folder of a trained model
     scene,                # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -100,9 +101,9 @@ def map_scene(
     if out.exists() and not out.is_dir(): raise InputError(out, 'is no folder')
     sha, s = checksum(model), Scene(scene, dem, bands, offset)
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
-    job = dict(model=os.path.abspath(model), sha256=sha, scene={**s.args, 'offset': s.offset}, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
+    job = dict(model=os.path.abspath(model), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
                uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()))
-    predictor = Predictor(job)
+    predictor = Predictor(job, s)
     client = dask_client(dask, workers) if dask else None
     try:
         begin(work, dict(job=job, files=[fingerprint(o) for o in s.files()], crf=bool(crf), version=__version__))
@@ -114,11 +115,13 @@ def map_scene(
     asked = time.perf_counter() - start
     final = crf_strips(s, net, CRFParams(), progress) if crf else net
     res = write_map(out, work, s, net, final, threshold, polygons, min_area)
-    info = dict(result=res, model=dict(path=str(model), sha256=sha), scene=dict(path=str(scene), files=s.files(), offset=s.offset, factor=s.factor,
-                bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs, transform=s.grid.transform, shape=s.grid.shape, notes=s.notes),
-                dem=None if dem is None else str(dem), settings=dict(job, scene=None, threshold=threshold, crf=asdict(CRFParams()) if crf else None,
-                min_area=min_area, dask=dask), versions=versions(),
-                seconds=dict(windows=round(asked, 1), inside_model=round(predictor.inside, 1), all=round(time.perf_counter() - start, 1)))
+    inputs = dict(path=str(scene), dem=None if dem is None else str(dem), files=[fingerprint(o) for o in s.files()], offset=s.offset, factor=s.factor,
+                  bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs, transform=s.grid.transform, shape=s.grid.shape,
+                  notes=s.notes)
+    settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device')}, 'threshold': threshold,
+                'crf': asdict(CRFParams()) if crf else None, 'min_area': min_area, 'dask': dask}
+    seconds = dict(windows=round(asked, 1), inside_model=round(predictor.inside, 1), all=round(time.perf_counter() - start, 1))
+    info = dict(result=res, model=dict(path=str(model), sha256=sha), scene=inputs, settings=settings, versions=versions(), seconds=seconds)
     with atomic_path(out/'map.json') as tmp: tmp.write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
     shutil.rmtree(work)
     return info

@@ -41,7 +41,7 @@ def find_bands(
     if (twice := {o for o in named if named.count(o) > 1}): raise SceneError(path, f'band {min(twice)} is there twice')
     return {o: i for i, o in enumerate(found, 1) if o}
 
-# %% ../nbs/43_sentinel.ipynb #eee638fe
+# %% ../nbs/43_sentinel.ipynb #2c263c71
 def safe_bands(
     path # `.SAFE` folder, or one of its GRANULE folders
 ) -> tuple: # JP2 or GeoTIFF file by band, the finest of each; whether it is Level-2A
@@ -51,7 +51,7 @@ def safe_bands(
     if not files: raise SceneError(path, 'a folder without band files (*_B02.jp2 and so on)')
     if len({o.parents[1 - bool(o.parent.name == 'IMG_DATA')] for o in files}) > 1 and len(list(path.glob('GRANULE/*'))) > 1:
         raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
-    level2 = any(o.parent.name in ('R10m', 'R20m', 'R60m') for o in files) or 'MSIL2A' in path.name or bool(list(path.glob('MTD_MSIL2A.xml')))
+    level2 = any(o.parent.name in ('R10m', 'R20m', 'R60m') for o in files) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
     res = lambda o: int(re.search(r'(\d\d)m$', o.stem)[1]) if re.search(r'_(\d\d)m$', o.stem) else 0
     return {band_name(o.stem): o for o in sorted(files, key=lambda o: (-res(o), o.name))}, level2
 
@@ -80,7 +80,7 @@ def radiometric_offset(
     try: return 1000. if float(first('PROCESSING_BASELINE')) >= 4 else 0.
     except (TypeError, ValueError): return 0.
 
-# %% ../nbs/43_sentinel.ipynb #b0d8a684
+# %% ../nbs/43_sentinel.ipynb #91315185
 class Scene:
     "A Sentinel-2 scene that is read in the benchmark's units; plain data as long as it is not read, so it can be sent to another process"
     def __init__(self,
@@ -129,22 +129,23 @@ class Scene:
 
     def _units(self, meta):
         src = self.open[self.where[0][0]]
-        kinds, scale, shift = {np.dtype(o).kind for f in {w[0] for w in self.where if w} for o in self.open[f].dtypes}, src.scales[0], src.offsets[0]
-        if any(np.dtype(o).itemsize == 1 for o in src.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene, not its digital numbers')
+        kinds, scale, shift = {np.dtype(o).kind for o in src.dtypes}, src.scales[0], src.offsets[0]
+        if any(np.dtype(o).itemsize == 1 for o in src.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture, not digital numbers')
         first = lambda k: (meta[k][0] if isinstance(meta.get(k), list) else meta.get(k))
         self.factor, self.shift, off = 1., 0., radiometric_offset(meta)
         if (scale, shift) != (1, 0): self.factor, self.shift, off = 1e4*scale, 1e4*shift, 0.
         elif first('QUANTIFICATION_VALUE') and self.path.is_dir(): self.factor = 1e4/float(first('QUANTIFICATION_VALUE'))
         self.open = {}
         x, ok = self.sample()
-        if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata')
+        if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was looked at')
         if 'f' in kinds and self.factor == 1 and np.percentile(x[:, ok], 99) < 3:
             self.factor, off = 1e4, 0.
             self.notes.append('taken for reflectance (99 % of a sample are below 3): multiplied by 10 000')
         given = self.args['offset']
         self.offset = float(off if given is None else given)
         low = np.percentile(x[9, ok]*self.factor + self.shift - self.offset, 1)
-        if low > 900 and self.where[9]: self.notes.append(f'B10 is nowhere below {low:.0f}: if this is processing baseline 04.00 or later, give --offset 1000')
+        if low > 900 and self.where[9]:
+            self.notes.append(f'B10 is nowhere below {low:.0f}: if this is processing baseline 04.00 or later, give --offset 1000')
 
     def _terrain(self, dem):
         if dem is not None: Elevation(dem, self.grid)
@@ -155,16 +156,23 @@ class Scene:
 
     def __getstate__(self): return {**vars(self), 'open': {}}
 
-    def sample(self, side: int = 256):
-        "Raw numbers `(12, h, w)` of a thinned scene, at most `side` pixels a side, and which are real"
-        h, w = (min(side, o) for o in self.grid.shape)
-        return self._read(geo().windows.Window(0, 0, self.grid.width, self.grid.height), (h, w))
+    def sample(self,
+        side: int = 256 # pixels
+    ) -> tuple: # raw numbers `(12, h, w)`, at most `side` pixels a side, and which are real
+        "A thinned scene; of a large one without overviews, which would have to be read whole, 64 places"
+        (h, w), rio = self.grid.shape, geo()
+        if max(h, w) <= 4*side or self._source(self.where[1][0]).overviews(1):
+            return self._read(rio.windows.Window(0, 0, w, h), (min(side, h), min(side, w)))
+        k = side // 8
+        rows, cols = (np.linspace(0, max(o - k, 0), 8).astype(int) for o in (h, w))
+        found = [self._read(rio.windows.Window(int(c), int(r), min(k, w), min(k, h)), (min(k, h), min(k, w))) for r in rows for c in cols]
+        return np.concatenate([x for x, _ in found], 1), np.concatenate([ok for _, ok in found])
 
-    def _read(self, window, shape):
+    def _read(self, window, shape, bands=range(12)):
         x, ok = np.full((12, *shape), np.nan, np.float32), np.ones(shape, bool)
         rio, zero = geo(), np.ones(shape, bool)
-        for file in dict.fromkeys(w[0] for w in self.where if w):
-            src, at = self._source(file), [i for i, w in enumerate(self.where) if w and w[0] == file]
+        for file in dict.fromkeys(self.where[i][0] for i in bands if self.where[i]):
+            src, at = self._source(file), [i for i in bands if self.where[i] and self.where[i][0] == file]
             try:
                 raw = src.read([self.where[i][1] for i in at], window=window, out_shape=(len(at), *shape))
                 if any(o in src.mask_flag_enums[0] for o in (rio.enums.MaskFlags.per_dataset, rio.enums.MaskFlags.alpha)):
@@ -209,9 +217,9 @@ class Scene:
         side: int = 1024 # pixels of the longer side, at most
     ) -> tuple: # `(h, w, 3)` floats in [0, 1], and which pixels are real
         "A thinned composite of red, green and blue"
-        f = min(side / max(self.grid.shape), 1)
-        x, ok = self._read(geo().windows.Window(0, 0, self.grid.width, self.grid.height), tuple(max(int(o*f), 1) for o in self.grid.shape))
-        x = x[band_index(list(RGB))]
+        f, bands = min(side / max(self.grid.shape), 1), band_index(list(RGB))
+        x, ok = self._read(geo().windows.Window(0, 0, self.grid.width, self.grid.height), tuple(max(int(o*f), 1) for o in self.grid.shape), bands)
+        x = x[bands]
         lo, hi = np.percentile(x[:, ok], (2, 98), axis=1) if ok.any() else (np.zeros(3), np.ones(3))
         res = np.clip((x - lo[:, None, None]) / np.maximum(hi - lo, 1e-9)[:, None, None], 0, 1).transpose(1, 2, 0)
         return np.where(ok[..., None], res, 1), ok

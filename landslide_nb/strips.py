@@ -64,7 +64,7 @@ def dask_answers(
         predictor.inside += inside
         yield js, res
 
-# %% ../nbs/46_strips.ipynb #87abd612
+# %% ../nbs/46_strips.ipynb #a1fb043a
 class Strips:
     "The finished strips of a map in a folder"
     def __init__(self,
@@ -104,7 +104,8 @@ def begin(
     if path.is_file():
         was = json.loads(path.read_text(encoding='utf-8'))
         if (odd := [k for k in job.keys() | was.keys() if job.get(k) != was.get(k)]):
-            raise InputError(folder, f'holds an unfinished map of other settings ({" ".join(sorted(odd))}): finish it with those, or remove it')
+            fault = f'holds an unfinished map of other settings ({" ".join(sorted(odd))}): finish it with those, or remove it'
+            raise InputError(folder, fault)
         return
     with atomic_path(path) as tmp: tmp.write_text(json.dumps(job, indent=2) + '\n', encoding='utf-8')
 

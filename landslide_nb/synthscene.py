@@ -12,7 +12,7 @@ from .data import L4S_MEANS, OPTICAL, PatchError, atomic_path
 from .synth import PIXEL, UNSEEN, synth_patch
 from .terrain import geo
 
-# %% ../nbs/42_synth_scene.ipynb #222adf0e
+# %% ../nbs/42_synth_scene.ipynb #c11f8c0f
 L1C_BANDS = ('B1', 'B2', 'B3', 'B4', 'B5', 'B6', 'B7', 'B8', 'B8A', 'B9', 'B10', 'B11', 'B12')
 UTM = 'EPSG:32633'
 PLACE = (PIXEL, 0., 500_000., 0., -PIXEL, 5_100_000.)
@@ -35,8 +35,8 @@ def write_raster(
 ) -> Path: # the file
     "Write a tiled, compressed GeoTIFF, atomically"
     rio = geo()
-    profile = dict(driver='GTiff', count=len(a), height=a.shape[1], width=a.shape[2], dtype=a.dtype, crs=crs, transform=rio.Affine(*transform),
-                   tiled=True, blockxsize=128, blockysize=128, compress='deflate')
+    profile = dict(driver='GTiff', count=len(a), height=a.shape[1], width=a.shape[2], dtype=a.dtype, crs=crs,
+                   transform=rio.Affine(*transform), tiled=True, blockxsize=128, blockysize=128, compress='deflate')
     with atomic_path(path) as tmp, rio.open(tmp, 'w', **{**profile, **kwargs}) as d:
         d.write(a)
         for i, o in enumerate(names, 1): d.set_band_description(i, o)

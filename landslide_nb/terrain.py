@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from .data import InputError
 
-# %% ../nbs/41_terrain.ipynb #f26dbc43
+# %% ../nbs/41_terrain.ipynb #797d8846
 CACHE = '320'
 
 class SceneError(InputError):
@@ -35,7 +35,8 @@ def open_raster(
     rio = geo()
     try: return rio.open(path)
     except rio.errors.RasterioError as e:
-        raise SceneError(path, f'not a raster that can be opened ({str(e).splitlines()[0]})' if Path(path).exists() else 'no such file') from None
+        fault = f'not a raster that can be opened ({str(e).splitlines()[0]})' if Path(path).exists() else 'no such file'
+        raise SceneError(path, fault) from None
 
 # %% ../nbs/41_terrain.ipynb #656ce1af
 @dataclass(frozen=True)

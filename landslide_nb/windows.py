@@ -99,7 +99,7 @@ def blend(
         n = cut.rows(i)[1] - tops[i]
         with np.errstate(invalid='ignore'): yield i, (acc[:layers, :n] / acc[layers, :n])[..., :cut.width]
 
-# %% ../nbs/44_windows.ipynb #c51bce88
+# %% ../nbs/44_windows.ipynb #fa17e643
 def checksum(
     path # folder of a saved model
 ) -> str:
@@ -120,14 +120,16 @@ def fingerprint(
 class Predictor:
     "The windows of a scene through a model"
     def __init__(self,
-        job: dict,    # `model`, its `sha256`, `scene` (arguments of `Scene`), `cut`, `uncertainty`, `passes`, `drop`, `seed`, `amp`, `device`
+        job: dict,   # `model`, its `sha256`, `scene` (arguments of `Scene`), `cut`, `uncertainty`, `passes`, `drop`, `seed`, `amp`, `device`
+        scene = None # the scene, where it is open already
     ):
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
-        self.job, self.scene, self.cut = job, Scene(**job['scene']), Cut(**job['cut'])
+        self.job, self.scene, self.cut = job, scene or Scene(**job['scene']), Cut(**job['cut'])
         self.model, info = load_model(job['model'], job['device'])
         if info.scaling is None: raise ModelError(job['model'], 'the model was saved without its scaling')
         self.shift, self.scale = (np.array(o, np.float32)[:, None, None] for o in (info.scaling.shift, info.scaling.scale))
-        self.layers, self.inside, self.jobs = 1 + job['uncertainty'], 0., [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
+        self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
+        self.layers, self.inside = 1 + job['uncertainty'], 0.
 
     def load(self,
         n: int # number of the batch
@@ -136,7 +138,8 @@ class Predictor:
         i, js = self.jobs[n]
         found = [o for o in cut_windows(self.scene, self.cut, i, js) if o[2].any()]
         if not found: return [], None, None
-        return [j for j, _, _ in found], np.stack([(x - self.shift) / self.scale for _, x, _ in found]), np.stack([ok for _, _, ok in found])
+        js, xs, oks = zip(*found)
+        return list(js), np.stack([(x - self.shift) / self.scale for x in xs]), np.stack(oks)
 
     def forward(self, n: int, x, ok) -> np.ndarray:
         "What the model says of a batch: `(layers, B, size, size)` float32, probability and, where asked, uncertainty; NaN in holes"
