@@ -191,7 +191,7 @@ def map_command(
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     crf: store_true = False,         # sharpen the contours with the dense CRF
     uncertainty: store_true = False, # Monte-Carlo dropout: also map the uncertainty
-    polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as GeoPackage unless geojson is named
+    polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as gpkg by default
     min_area: float = 0., # square metres of the smallest polygon
     threshold: float = .5,# of the landslide probability
     overlap: int = 32,    # pixels that neighbouring windows share
@@ -201,7 +201,7 @@ def map_command(
     seed: int = 0,        # of the passes
     device: str = None,   # such as 'cuda' or 'cpu', the best there is by default
     full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
-    dask: Annotated[str, dict(nargs='?', const='local')] = None, # work on a Dask cluster: its address, or processes on this machine where none is named
+    dask: Annotated[str, dict(nargs='?', const='local')] = None, # address of a Dask scheduler, processes on this machine by default
     workers: int = 2      # processes that --dask without an address starts
 ):
     "Map the landslides of a whole Sentinel-2 scene"
@@ -211,8 +211,9 @@ def map_command(
         check_range(0, .99, drop=drop)
         check_range(1, None, passes=passes, bs=bs, workers=workers)
         check_range(0, None, seed=seed, min_area=min_area)
-        res = map_scene(model, scene, out, dem, bands, offset, crf, uncertainty, polygons, min_area, threshold, overlap, bs=bs, passes=passes, drop=drop,
-                        seed=seed, device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, warn=say('landslide-map'))['result']
+        res = map_scene(model, scene, out, dem, bands, offset, crf, uncertainty, polygons, min_area, threshold, overlap, bs=bs,
+                        passes=passes, drop=drop, seed=seed, device=pick_device(device), amp=not full_precision, dask=dask,
+                        workers=workers, warn=say('landslide-map'))['result']
         share = 100 * res['landslide_pixels'] / max(res['pixels'], 1)
         print(f'{res["pixels"]} pixels in {out}, {share:.2f} % landslide' + (f', {res["landslides"]} polygons' if polygons else ''))
 

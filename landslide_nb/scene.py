@@ -67,7 +67,7 @@ def write_map(
     write_quicklook(out/'quicklook.png', image, mask)
     return res
 
-# %% ../nbs/48_scene.ipynb #d2cc7fc0
+# %% ../nbs/48_scene.ipynb #4e7f5c04
 def map_scene(
     model,                # folder of a trained model
     scene,                # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -115,9 +115,9 @@ def map_scene(
     asked = time.perf_counter() - start
     final = crf_strips(s, net, CRFParams(), progress) if crf else net
     res = write_map(out, work, s, net, final, threshold, polygons, min_area)
-    inputs = dict(path=str(scene), dem=None if dem is None else str(dem), files=[fingerprint(o) for o in s.files()], offset=s.offset, factor=s.factor,
-                  bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs, transform=s.grid.transform, shape=s.grid.shape,
-                  notes=s.notes)
+    inputs = dict(path=str(scene), dem=None if dem is None else str(dem), files=[fingerprint(o) for o in s.files()],
+                  offset=s.offset, factor=s.factor, bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs,
+                  transform=s.grid.transform, shape=s.grid.shape, notes=s.notes)
     settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device')}, 'threshold': threshold,
                 'crf': asdict(CRFParams()) if crf else None, 'min_area': min_area, 'dask': dask}
     seconds = dict(windows=round(asked, 1), inside_model=round(predictor.inside, 1), all=round(time.perf_counter() - start, 1))

@@ -80,7 +80,7 @@ def radiometric_offset(
     try: return 1000. if float(first('PROCESSING_BASELINE')) >= 4 else 0.
     except (TypeError, ValueError): return 0.
 
-# %% ../nbs/43_sentinel.ipynb #91315185
+# %% ../nbs/43_sentinel.ipynb #4603b068
 class Scene:
     "A Sentinel-2 scene that is read in the benchmark's units; plain data as long as it is not read, so it can be sent to another process"
     def __init__(self,
@@ -130,7 +130,7 @@ class Scene:
     def _units(self, meta):
         src = self.open[self.where[0][0]]
         kinds, scale, shift = {np.dtype(o).kind for o in src.dtypes}, src.scales[0], src.offsets[0]
-        if any(np.dtype(o).itemsize == 1 for o in src.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture, not digital numbers')
+        if any(np.dtype(o).itemsize == 1 for o in src.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
         first = lambda k: (meta[k][0] if isinstance(meta.get(k), list) else meta.get(k))
         self.factor, self.shift, off = 1., 0., radiometric_offset(meta)
         if (scale, shift) != (1, 0): self.factor, self.shift, off = 1e4*scale, 1e4*shift, 0.
@@ -218,7 +218,8 @@ class Scene:
     ) -> tuple: # `(h, w, 3)` floats in [0, 1], and which pixels are real
         "A thinned composite of red, green and blue"
         f, bands = min(side / max(self.grid.shape), 1), band_index(list(RGB))
-        x, ok = self._read(geo().windows.Window(0, 0, self.grid.width, self.grid.height), tuple(max(int(o*f), 1) for o in self.grid.shape), bands)
+        (h, w), whole = (max(int(o*f), 1) for o in self.grid.shape), geo().windows.Window(0, 0, self.grid.width, self.grid.height)
+        x, ok = self._read(whole, (h, w), bands)
         x = x[bands]
         lo, hi = np.percentile(x[:, ok], (2, 98), axis=1) if ok.any() else (np.zeros(3), np.ones(3))
         res = np.clip((x - lo[:, None, None]) / np.maximum(hi - lo, 1e-9)[:, None, None], 0, 1).transpose(1, 2, 0)

@@ -16,7 +16,7 @@ from .data import InputError, atomic_path, with_bar
 from .sentinel import Scene
 from .windows import Cut, Predictor, answers, blend, cut_windows
 
-# %% ../nbs/46_strips.ipynb #a01e385f
+# %% ../nbs/46_strips.ipynb #86d8c9de
 @lru_cache(1)
 def kept_predictor(
     job: str # as JSON
@@ -42,7 +42,8 @@ def dask_client(
     except ImportError as e: raise InputError('--dask', f"Dask is not installed ({e}): pip install 'landslide_nb[dask]'") from None
     if address != 'local':
         try: return Client(address, timeout=5)
-        except (OSError, ValueError, TimeoutError) as e: raise InputError(f'--dask {address}', f'no scheduler answers ({str(e).splitlines()[0]})') from None
+        except (OSError, ValueError, TimeoutError) as e:
+            raise InputError(f'--dask {address}', f'no scheduler answers ({(str(e) or type(e).__name__).splitlines()[0]})') from None
     cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
     client = Client(cluster)
     client.own_cluster = cluster

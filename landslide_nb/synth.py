@@ -271,7 +271,8 @@ def synth_patch(
     dem = make_terrain(rng, region, shape)
     clumps = rng.gamma(region.clumping, 1/region.clumping, (max(size // PATCH, 1),)*2)
     n = rng.poisson(region.slides * clumps.sum())
-    slides = make_slides(rng, dem, n, prone=zoom(clumps, size/len(clumps), order=1, mode='nearest', grid_mode=True) if clumps.size > 1 else None)
+    prone = zoom(clumps, size/len(clumps), order=1, mode='nearest', grid_mode=True) if clumps.size > 1 else None
+    slides = make_slides(rng, dem, n, prone=prone)
     light = shading(dem, region.sun_elevation, region.sun_azimuth)
     veil = .25*region.haze * np.maximum(fractal(rng, shape, 2.), 0) * (rng.random() < .6)
     toa = top_of_atmosphere(make_ground(rng, region, dem, slides) * light, region, veil)

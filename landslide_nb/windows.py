@@ -99,7 +99,7 @@ def blend(
         n = cut.rows(i)[1] - tops[i]
         with np.errstate(invalid='ignore'): yield i, (acc[:layers, :n] / acc[layers, :n])[..., :cut.width]
 
-# %% ../nbs/44_windows.ipynb #fa17e643
+# %% ../nbs/44_windows.ipynb #9216cda7
 def checksum(
     path # folder of a saved model
 ) -> str:
@@ -120,7 +120,7 @@ def fingerprint(
 class Predictor:
     "The windows of a scene through a model"
     def __init__(self,
-        job: dict,   # `model`, its `sha256`, `scene` (arguments of `Scene`), `cut`, `uncertainty`, `passes`, `drop`, `seed`, `amp`, `device`
+        job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, uncertainty, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
