@@ -47,7 +47,7 @@ def write_cog(
                         bigtiff='if_safer', num_threads='all_cpus')
     return Path(path)
 
-# %% ../nbs/47_geofiles.ipynb #3eb208a7
+# %% ../nbs/47_geofiles.ipynb #05c61a16
 def wkb(
     geometry: dict # a GeoJSON polygon
 ) -> bytes:
@@ -86,7 +86,7 @@ def find_polygons(
     rio, size, found, rows = geo(), PixelSize(grid), [], []
     with rio.open(mask) as m:
         open_layers = [rio.open(o) for o in layers.values()]
-        for g, value in rio.features.shapes(rio.band(m, 1), mask=None, connectivity=4, transform=m.transform):
+        for g, value in rio.features.shapes(rio.band(m, 1), mask=rio.band(m, 1), connectivity=4, transform=m.transform):
             if value != 1: continue
             n, *row = zone(g, grid, size, open_layers)
             if row[0] >= min_area: found.append(g); rows.append(row)

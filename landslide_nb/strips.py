@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kept_predictor', 'answer', 'dask_client', 'dask_answers', 'Strips', 'begin', 'net_strips', 'crf_strips']
 
-# %% ../nbs/46_strips.ipynb #0b549f2c
-import json
+# %% ../nbs/46_strips.ipynb #12f66852
+import json, warnings
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -16,8 +16,8 @@ from .data import InputError, atomic_path, with_bar
 from .sentinel import Scene
 from .windows import Cut, Predictor, answers, blend, cut_windows
 
-# %% ../nbs/46_strips.ipynb #86d8c9de
-@lru_cache(1)
+# %% ../nbs/46_strips.ipynb #4242de7d
+@lru_cache(2)
 def kept_predictor(
     job: str # as JSON
 ) -> Predictor:
@@ -47,6 +47,7 @@ def dask_client(
     cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
     client = Client(cluster)
     client.own_cluster = cluster
+    client.run(warnings.filterwarnings, 'ignore', message='.*torch.jit.script.*') # as the commands do here
     return client
 
 def dask_answers(

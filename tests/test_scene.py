@@ -14,7 +14,8 @@ import torch
 from landslide_nb.cli import adapt_command, map_command, synth
 from landslide_nb.data import Scaling
 from landslide_nb.models import create_segmenter, save_model
-from landslide_nb.sentinel import WANTED
+from landslide_nb.scene import map_scene
+from landslide_nb.sentinel import WANTED, Scene
 from landslide_nb.synth import write_world
 from landslide_nb.synthscene import L1C_BANDS, PLACE, write_raster
 from test_commands import BIN, refused, run
@@ -138,7 +139,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys)
 
 def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path, capsys):
     pytest.importorskip('distributed')
-    ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask')))
+    assert ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask'))).stderr == ''
     for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
     refused_here(capsys, map_command, world/'model', world/'scene.tif', tmp_path/'n', dem=world/'dem.tif', dask='tcp://127.0.0.1:9', words=('--dask', 'no scheduler'))
     assert not (tmp_path/'n').exists()
@@ -199,6 +200,36 @@ def test_a_vrt_is_the_same_scene(world, tmp_path):
     assert (tmp_path/'m/probability.tif').read_bytes() == (tmp_path/'n/probability.tif').read_bytes()
 
 
+@pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:3857', 'EPSG:32632'])
+def test_in_another_crs_it_is_the_same_ground(world, tmp_path, crs):
+    "Slopes and elevations of the scene in degrees, in web Mercator or in the next zone, with the elevation model as it was"
+    from rasterio.warp import Resampling, calculate_default_transform, reproject
+    was = Scene(world/'scene.tif', world/'dem.tif')
+    with rasterio.open(world/'scene.tif') as src:
+        inner = src.window(*np.array(src.bounds) + (400, 400, -400, -400))
+        a, at = src.read(window=inner), src.window_transform(inner)
+        to, w, h = calculate_default_transform(src.crs, crs, a.shape[2], a.shape[1], *src.window_bounds(inner), resolution=None)
+        out = np.zeros((13, h, w), np.uint16)
+        reproject(a, out, src_transform=at, src_crs=src.crs, dst_transform=to, dst_crs=crs, resampling=Resampling.bilinear, src_nodata=0)
+    write_raster(tmp_path/'o.tif', out, crs=crs, transform=tuple(to)[:6], names=L1C_BANDS)
+    s = Scene(tmp_path/'o.tif', world/'dem.tif')
+    (x, ok), (y, whole) = s.read(0, 0, *s.grid.shape), was.read(40, 40, 320, 320)
+    assert .7 < ok.mean() <= 1
+    mine, theirs = (o[:, k].mean(1) for o, k in ((x, ok), (y, whole)))
+    assert np.allclose(mine, theirs, rtol=.03), mine/theirs
+    info = map_scene(world/'model', tmp_path/'o.tif', tmp_path/'m', world/'dem.tif', device='cpu', polygons='gpkg', threshold=0., progress=False)
+    assert abs(info['result']['area_m2'] / (3200/.9996)**2 - 1) < .03, info['result']
+
+
+def test_half_a_scene_of_nothing(world, tmp_path):
+    with rasterio.open(world/'scene.tif') as src: a = src.read()
+    a[:, :, 180:] = 0
+    write_raster(tmp_path/'o.tif', a, names=L1C_BANDS)
+    map_scene(world/'model', tmp_path/'o.tif', tmp_path/'m', world/'dem.tif', device='cpu', progress=False)
+    mask = read(tmp_path/'m/mask.tif')
+    assert (mask[:, 180:] == 255).all() and (mask[:200, :180] != 255).all()
+
+
 def test_adapted_model_maps(world, tmp_path, capsys):
     write_world(tmp_path/'world', 4, 1, 1, progress=False)
     args = ['adapt', world/'model', world/'scene.tif', tmp_path/'new', '--dem', world/'dem.tif', '--iters', 2, '--bs', 2, '--device', 'cpu']
@@ -228,7 +259,6 @@ def test_real_pixels(world, tmp_path, capsys):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='the folder with a real Sentinel-2 scene is not beside this checkout')
 def test_real_band_means_are_near_the_benchmarks_own():
-    from landslide_nb.sentinel import Scene
     for o in 'abc':
         s = Scene(REAL/f's2_l1c_clear_{o}.tif', REAL/'dem.tif')
         means = s.read(0, 0, *s.grid.shape)[0].mean((1, 2))
