@@ -68,7 +68,7 @@ def synth(
         from landslide_nb.synthscene import write_scene
         check_range(0, None, train=train, valid=valid, test=test, seed=seed)
         if scene is not None:
-            check_range(128, 8192, scene=scene)
+            check_range(128, 4096, scene=scene)
             write_scene(out, scene, seed)
             return print(f'{scene} x {scene} pixels: scene.tif, dem.tif and truth.tif in {out}')
         write_world(out, train, valid, test, seed)

@@ -67,7 +67,7 @@ def write_map(
     write_quicklook(out/'quicklook.png', image, mask)
     return res
 
-# %% ../nbs/48_scene.ipynb #4e7f5c04
+# %% ../nbs/48_scene.ipynb #f0b066f8
 def map_scene(
     model,                # folder of a trained model
     scene,                # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -124,4 +124,5 @@ def map_scene(
     info = dict(result=res, model=dict(path=str(model), sha256=sha), scene=inputs, settings=settings, versions=versions(), seconds=seconds)
     with atomic_path(out/'map.json') as tmp: tmp.write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
     shutil.rmtree(work)
+    for o in out.glob('.tmp-*'): o.unlink() # what a kill left
     return info
