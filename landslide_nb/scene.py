@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['COLOURS', 'versions', 'write_map', 'map_scene']
 
-# %% ../nbs/48_scene.ipynb #ce504d63
+# %% ../nbs/48_scene.ipynb #ec5be816
 import json, os, platform, shutil, time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ from .strips import Strips, begin, crf_strips, dask_client, net_strips
 from .terrain import geo
 from .windows import Cut, Predictor, checksum, fingerprint
 
-# %% ../nbs/48_scene.ipynb #5b98ea85
+# %% ../nbs/48_scene.ipynb #42788114
 COLOURS = {0: (0, 0, 0, 0), 1: (214, 47, 39, 255)}
 
 def versions() -> dict:
@@ -40,7 +41,8 @@ def write_map(
     final: Strips,    # the strips that make the mask: `net`, or those of the CRF
     threshold: float = .5, # of the probability
     polygons: str = None,  # 'gpkg' or 'geojson'
-    min_area: float = 0.   # square metres
+    min_area: float = 0.,  # square metres
+    image = None           # what `scene.preview` gives, where it is at hand
 ) -> dict: # pixels mapped, those that are landslide, landslides, their area
     "Rasters, polygons and quicklook of a finished map"
     out, work, grid, counts = Path(out), Path(work), scene.grid, np.zeros(2, np.int64)
@@ -61,13 +63,12 @@ def write_map(
         found, columns = find_polygons(made['mask'], {k: v for k, v in made.items() if k != 'mask'}, grid, min_area)
         write_polygons(out/f'landslides.{polygons}', found, columns, grid.crs)
         res.update(landslides=len(found), area_m2=round(float(columns['area_m2'].sum()), 1))
-    image, _ = scene.preview()
-    rio = geo()
+    (image, _), rio = image or scene.preview(), geo()
     with rio.open(out/'mask.tif') as src: mask = src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest)
     write_quicklook(out/'quicklook.png', image, mask)
     return res
 
-# %% ../nbs/48_scene.ipynb #f0b066f8
+# %% ../nbs/48_scene.ipynb #63dc898d
 def map_scene(
     model,                # folder of a trained model
     scene,                # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -104,23 +105,26 @@ def map_scene(
     job = dict(model=os.path.abspath(model), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
                uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()))
     predictor = Predictor(job, s)
-    client = dask_client(dask, workers) if dask else None
+    client, aside = dask_client(dask, workers) if dask else None, ThreadPoolExecutor(1)
     try:
         begin(work, dict(job=job, files=[fingerprint(o) for o in s.files()], crf=bool(crf), version=__version__))
+        look = aside.submit(Scene(**s.args).preview)
         net = net_strips(predictor, work, client, progress)
     finally:
+        aside.shutdown(cancel_futures=True)
         if client:
             client.close()
             if hasattr(client, 'own_cluster'): client.own_cluster.close()
-    asked = time.perf_counter() - start
+    asked, inside = time.perf_counter() - start, predictor.inside
+    del predictor # and the model with it: files need the memory now
     final = crf_strips(s, net, CRFParams(), progress) if crf else net
-    res = write_map(out, work, s, net, final, threshold, polygons, min_area)
+    res = write_map(out, work, s, net, final, threshold, polygons, min_area, look.result())
     inputs = dict(path=str(scene), dem=None if dem is None else str(dem), files=[fingerprint(o) for o in s.files()],
                   offset=s.offset, factor=s.factor, bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs,
                   transform=s.grid.transform, shape=s.grid.shape, notes=s.notes)
     settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device')}, 'threshold': threshold,
                 'crf': asdict(CRFParams()) if crf else None, 'min_area': min_area, 'dask': dask}
-    seconds = dict(windows=round(asked, 1), inside_model=round(predictor.inside, 1), all=round(time.perf_counter() - start, 1))
+    seconds = dict(windows=round(asked, 1), inside_model=round(inside, 1), all=round(time.perf_counter() - start, 1))
     info = dict(result=res, model=dict(path=str(model), sha256=sha), scene=inputs, settings=settings, versions=versions(), seconds=seconds)
     with atomic_path(out/'map.json') as tmp: tmp.write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
     shutil.rmtree(work)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from .data import InputError
 
-# %% ../nbs/41_terrain.ipynb #797d8846
-CACHE = '320'
+# %% ../nbs/41_terrain.ipynb #56561528
+CACHE = '192'
 
 class SceneError(InputError):
     "A scene or an elevation model that cannot be used"
