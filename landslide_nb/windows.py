@@ -99,7 +99,7 @@ def blend(
         n = cut.rows(i)[1] - tops[i]
         with np.errstate(invalid='ignore'): yield i, (acc[:layers, :n] / acc[layers, :n])[..., :cut.width]
 
-# %% ../nbs/44_windows.ipynb #9216cda7
+# %% ../nbs/44_windows.ipynb #c386e065
 def checksum(
     path # folder of a saved model
 ) -> str:
@@ -113,8 +113,9 @@ def checksum(
 def fingerprint(
     path # file
 ) -> list:
-    "Name, size and time of a file: enough to notice that it is another one"
-    st = os.stat(path)
+    "Name, size and time of a file: enough to notice that it is another one; the name alone of what is no file, such as a URL"
+    try: st = os.stat(path)
+    except OSError: return [str(path)]
     return [str(path), st.st_size, st.st_mtime_ns]
 
 class Predictor:

@@ -1,6 +1,7 @@
 """Whole scenes as a user meets them: commands, kills, a cluster, wrong input and real pixels."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from landslide_nb.data import Scaling
 from landslide_nb.models import create_segmenter, save_model
 from landslide_nb.scene import map_scene
 from landslide_nb.sentinel import WANTED, Scene
-from landslide_nb.synth import write_world
-from landslide_nb.synthscene import L1C_BANDS, PLACE, write_raster
+from landslide_nb.synth import UNSEEN, synth_patch, write_world
+from landslide_nb.synthscene import L1C_BANDS, PLACE, to_dn, write_raster
+from landslide_nb.terrain import SceneError
 from test_commands import BIN, refused, run
 
 rasterio = pytest.importorskip('rasterio')
@@ -198,6 +200,27 @@ def test_a_vrt_is_the_same_scene(world, tmp_path):
     copy(world/'scene.tif', tmp_path/'scene.vrt', driver='VRT')
     for o, name in ((world/'scene.tif', 'n'), (tmp_path/'scene.vrt', 'm')): map_command(world/'model', o, tmp_path/name, dem=world/'dem.tif', **KWARGS)
     assert (tmp_path/'m/probability.tif').read_bytes() == (tmp_path/'n/probability.tif').read_bytes()
+
+
+def test_a_level_2a_folder_is_read_at_its_finest(tmp_path):
+    x, _ = synth_patch(UNSEEN, 0, 240)
+    image = tmp_path/'S2A_MSIL2A_2022.SAFE/GRANULE/L2A_X/IMG_DATA'
+    for res, k in ((10, 1), (20, 2), (60, 6)):
+        for name, a in zip(L1C_BANDS, to_dn(x)):
+            native = 1 if name in ('B2', 'B3', 'B4', 'B8') else 6 if name in ('B1', 'B9') else 2
+            if name == 'B10' or k < native: continue
+            small = a.reshape(240//k, k, 240//k, k).mean((1, 3)).round() + 1000
+            write_raster(image/f'R{res}m/T33_2022_{name if name == "B8A" else f"B{int(name[1:]):02d}"}_{res}m.jp2', small[None].astype('uint16'),
+                         driver='JP2OpenJPEG', quality=100, reversible='YES', transform=(10*k, 0, 5e5, 0, -10*k, 51e5), compress=None)
+    (image.parents[2]/'MTD_MSIL2A.xml').write_text('<a><PROCESSING_BASELINE>04.00</PROCESSING_BASELINE><BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET></a>')
+    for path in (image.parents[2], image.parent):
+        s = Scene(path)
+        assert s.grid.shape == (240, 240) and s.offset == 1000 and ['Level-2A' in o for o in s.notes] == [True, True, False]
+        assert [Path(w[0]).stem[-3:] for w in s.where if w] == ['60m', *['10m']*3, *['20m']*3, '10m', '60m', *['20m']*2]
+        y, whole = s.read(0, 0, 240, 240)
+        assert whole.all() and np.allclose(y[1:4], x[1:4], atol=2e-3) and (y[9] == 1).all()
+    shutil.copytree(image.parent, image.parents[1]/'L2A_Y')
+    with pytest.raises(SceneError, match='several granules'): Scene(image.parents[2])
 
 
 @pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:3857', 'EPSG:32632'])
