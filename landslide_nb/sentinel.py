@@ -80,7 +80,7 @@ def radiometric_offset(
     try: return 1000. if float(first('PROCESSING_BASELINE')) >= 4 else 0.
     except (TypeError, ValueError): return 0.
 
-# %% ../nbs/43_sentinel.ipynb #4603b068
+# %% ../nbs/43_sentinel.ipynb #f2f95be3
 class Scene:
     "A Sentinel-2 scene that is read in the benchmark's units; plain data as long as it is not read, so it can be sent to another process"
     def __init__(self,
@@ -89,10 +89,10 @@ class Scene:
         bands: str = None, # names of the bands in the file, where it has no descriptions
         offset: float = None # DN to take off, from the metadata by default
     ):
-        self.path, self.notes, self.open = Path(path), [], {}
+        if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
         full = lambda o: os.path.abspath(o) if os.path.exists(o) else str(o)
         self.args = dict(path=full(path), dem=None if dem is None else full(dem), bands=bands, offset=offset)
-        if not self.path.exists(): raise SceneError(path, 'no such file or folder')
+        self.path, self.notes, self.open = Path(self.args['path']), [], {}
         if self.path.is_dir(): where, meta, level2, self.nodata = self._safe(bands)
         else: where, meta, level2, self.nodata = self._raster(bands)
         if level2: self.notes.append('a Level-2A product (surface reflectance): the model was trained on Level-1C')
@@ -138,7 +138,7 @@ class Scene:
         self.open = {}
         x, ok = self.sample()
         if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was looked at')
-        if 'f' in kinds and self.factor == 1 and np.percentile(x[:, ok], 99) < 3:
+        if 'f' in kinds and self.factor == 1 and np.nanpercentile(x[:, ok], 99) < 3:
             self.factor, off = 1e4, 0.
             self.notes.append('taken for reflectance (99 % of a sample are below 3): multiplied by 10 000')
         given = self.args['offset']
