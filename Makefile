@@ -11,7 +11,7 @@ OUT = demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo seeds test bench export check dist-check clean
+.PHONY: help env demo seeds test bench bench-scene export check dist-check clean
 
 help:  ## list what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,accelerate]' || \
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,geo,dask,accelerate]' || \
 	  { command -v c++ g++ clang++ >/dev/null || echo 'No C++ compiler was found; pydensecrf2 is built with one.' >&2; exit 1; }
 	@touch $@
 
@@ -40,6 +40,9 @@ bench: env  ## what the speed is, against what people use today: bench/RESULTS.m
 test: env  ## every notebook and every test
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
 	$(BIN)/pytest
+
+bench-scene: env  ## memory and time of a scene as large as a Sentinel-2 tile: bench/SCENE.md
+	$(BIN)/python bench/scene.py
 
 export: env  ## modules from notebooks, notebooks cleaned, README.md from nbs/index.ipynb
 	$(BIN)/nbdev-export

@@ -24,6 +24,6 @@ setup(
     packages=find_packages(include=['landslide_nb', 'landslide_nb.*']),
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'accelerate')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'geo', 'dask', 'accelerate')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['landslide_nb = landslide_nb._modidx:d']},
 )

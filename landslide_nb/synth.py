@@ -11,7 +11,7 @@ __all__ = ['LABELLED', 'UNSEEN', 'PIXEL', 'SPECTRA', 'RAYLEIGH', 'AEROSOL', 'CLE
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 from scipy.stats import norm
 from .data import PATCH, PatchError, to_l4s_units, with_bar, write_mask, write_patch
 
@@ -53,9 +53,10 @@ def fractal(
     shape: tuple,             # height and width, pixels
     power: float = 2.         # amplitude falls as wavelength to this power
 ) -> np.ndarray: # `shape`, mean 0 and standard deviation 1
-    "Fractal noise; it does not wrap around at the edges"
+    "Fractal noise; it does not wrap around at the edges, and a field larger than a patch has no waves longer than those of a patch"
     h, w = (2*o for o in shape)
     k = np.hypot(np.fft.fftfreq(h)[:, None] * h, np.fft.rfftfreq(w)[None] * w)
+    k = np.maximum(k, max(shape)/PATCH)
     k[0, 0] = np.inf
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((h, w))) * k**-power, s=(h, w))[:shape[0], :shape[1]]
     return (noise - noise.mean()) / noise.std()
@@ -104,10 +105,11 @@ def fall_line(
     dem: np.ndarray,  # `(H, W)` smooth elevation, metres
     start: tuple,     # row and column
     length: int,      # pixels
-    stop: float = 10. # degrees: gentler ground ends the run
+    stop: float = 10.,# degrees: gentler ground ends the run
+    grad = None       # `(2, H, W)` what `np.gradient(dem, PIXEL)` gives, where it is at hand
 ) -> np.ndarray: # `(n, 2)` rows and columns, ever lower
     "The way down from a point"
-    south, east = np.gradient(dem, PIXEL)
+    south, east = np.gradient(dem, PIXEL) if grad is None else grad
     at, path, z = np.array(start, float), [], np.inf
     for _ in range(length):
         g = np.array([bilinear(south, *at), bilinear(east, *at)])
@@ -135,16 +137,18 @@ def make_slides(
     rng: np.random.Generator, # source of chance
     dem: np.ndarray,          # `(H, W)` metres
     n: int,                   # landslides to try
-    steep: float = 25.        # degrees: gentler ground does not fail
+    steep: float = 25.,       # degrees: gentler ground does not fail
+    prone = None              # `(H, W)` how much more often than elsewhere they start here
 ) -> np.ndarray: # `(H, W)` in [0, 1], the share of a pixel that is laid bare
     "Landslides of a patch"
     smooth, bare = gaussian_filter(dem, 2), np.zeros(dem.shape)
     weight = np.maximum(slope_degrees(smooth) - steep, 0).ravel()
+    if prone is not None: weight = weight * prone.ravel()
     if not weight.any(): return bare
-    edge = fractal(rng, dem.shape, 1.2)
+    edge, grad = fractal(rng, dem.shape, 1.2), np.gradient(smooth, PIXEL)
     for i in rng.choice(weight.size, n, p=weight/weight.sum()):
         length = int(min(10 * (1 + rng.pareto(1.6)), 80))
-        path = fall_line(smooth, np.unravel_index(i, dem.shape), length)
+        path = fall_line(smooth, np.unravel_index(i, dem.shape), length, grad=grad)
         if len(path) < 4: continue
         width = rng.uniform(.09, .16) * len(path) + 1
         t = np.linspace(0, 1, len(path))
@@ -186,13 +190,15 @@ def make_fields(
     tilled, bare = np.zeros(slope.shape), np.zeros(slope.shape)
     spots = np.flatnonzero(slope < level)
     if not len(spots): return tilled, bare
-    r, c = np.mgrid[:slope.shape[0], :slope.shape[1]]
     for i in rng.choice(spots, n):
         r0, c0 = np.unravel_index(i, slope.shape)
         a, long, short = rng.uniform(0, np.pi), rng.uniform(6, 16), rng.uniform(4, 9)
+        box = tuple(slice(max(o - 19, 0), o + 20) for o in (r0, c0))
+        r, c = (np.arange(*o.indices(k)[:2]) for o, k in zip(box, slope.shape))
+        r = r[:, None]
         u, v = (r - r0)*np.cos(a) + (c - c0)*np.sin(a), (c - c0)*np.cos(a) - (r - r0)*np.sin(a)
-        inside = (np.abs(u) < long) & (np.abs(v) < short) & (slope < level + 4)
-        tilled[inside], bare[inside] = 1, rng.random() < .25
+        inside = (np.abs(u) < long) & (np.abs(v) < short) & (slope[box] < level + 4)
+        tilled[box][inside], bare[box][inside] = 1, rng.random() < .25
     return tilled, bare
 
 # %% ../nbs/01_synth.ipynb #836336f9
@@ -237,7 +243,7 @@ def make_ground(
     slides: np.ndarray        # `(H, W)` share laid bare by landslides
 ) -> np.ndarray: # `(12, H, W)` reflectance before shading
     "Covers, look-alikes and landslides, mixed within pixels"
-    shape, slope = dem.shape, slope_degrees(dem)
+    shape, slope, area = dem.shape, slope_degrees(dem), max(dem.size/PATCH**2, 1)
     soft = lambda x: 1 / (1 + np.exp(-6*x))
     layer = lambda share, spectrum, below: below*(1 - share) + share*spectrum[:, None, None]
     meadow = region.greenness*SPECTRA['grass'] + (1 - region.greenness)*SPECTRA['dry']
@@ -245,11 +251,11 @@ def make_ground(
     wood = fractal(rng, shape, 1.4) + norm.ppf(region.forest)
     ground = layer(soft(wood), .75*SPECTRA['forest'] + .25*(SPECTRA['forest']*region.greenness + meadow*(1 - region.greenness)), ground)
     ground = layer(soft((slope - 42)/8 + .4*fractal(rng, shape, 1.2)), SPECTRA['rock'], ground)
-    tilled, bare = make_fields(rng, slope, rng.poisson(7))
+    tilled, bare = make_fields(rng, slope, rng.poisson(7*area))
     ground = layer(tilled*(1 - bare), region.greenness*SPECTRA['crop'] + (1 - region.greenness)*SPECTRA['dry'], ground)
     soil = bare_ground(region)
     ground = layer(tilled*bare, soil, ground)
-    for _ in range(rng.poisson(.8)):
+    for _ in range(rng.poisson(.8*area**.5)):
         ground = layer(make_road(rng, dem), .5*SPECTRA['road'] + .5*soil, ground)
     ground = layer(slides * (.75 + .25*soft(fractal(rng, shape, .8))), soil, ground)
     return ground * (1 + .10*fractal(rng, shape, .7) + .05*rng.standard_normal(shape)).clip(.4, 1.8)
@@ -257,13 +263,16 @@ def make_ground(
 def synth_patch(
     region: Region,    # `LABELLED`, `UNSEEN` or another
     seed,              # anything `np.random.default_rng` takes
-    size: int = PATCH  # height and width, pixels
+    size: int = PATCH  # height and width, pixels; several patches wide it is a scene
 ) -> tuple: # `(14, size, size)` float32 in benchmark units, and the `(size, size)` uint8 mask
-    "A patch of a region and its landslides"
+    "A patch of a region and its landslides, or a whole scene of one day"
     rng, shape = np.random.default_rng(seed), (size, size)
     region = one_day(rng, region)
     dem = make_terrain(rng, region, shape)
-    slides = make_slides(rng, dem, rng.poisson(region.slides * rng.gamma(region.clumping, 1/region.clumping)))
+    clumps = rng.gamma(region.clumping, 1/region.clumping, (max(size // PATCH, 1),)*2)
+    n = rng.poisson(region.slides * clumps.sum())
+    prone = zoom(clumps, size/len(clumps), order=1, mode='nearest', grid_mode=True) if clumps.size > 1 else None
+    slides = make_slides(rng, dem, n, prone=prone)
     light = shading(dem, region.sun_elevation, region.sun_azimuth)
     veil = .25*region.haze * np.maximum(fractal(rng, shape, 2.), 0) * (rng.random() < .6)
     toa = top_of_atmosphere(make_ground(rng, region, dem, slides) * light, region, veil)

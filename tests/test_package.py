@@ -29,6 +29,7 @@ def settings():
 
 
 CFG = settings()
+EXTRAS = ('dev', 'geo', 'dask', 'accelerate')
 COMMANDS = dict(o.split('=') for o in CFG['console_scripts'].split())
 
 
@@ -76,8 +77,8 @@ def test_metadata_is_what_settings_say():
     assert meta.get_all('Project-URL') == [f"Repository, {CFG['url']}"]
     assert meta.get_all('Classifier') == CFG['classifiers'].splitlines()
     plain = {str(Requirement(o)) for o in CFG['requirements'].split()}
-    dev = {str(Requirement(f'{o}; extra == "dev"')) for o in CFG['dev_requirements'].split()}
-    assert {str(Requirement(o)) for o in dist.requires} == plain | dev
+    extra = {str(Requirement(f'{o}; extra == "{k}"')) for k in EXTRAS for o in CFG[f'{k}_requirements'].split()}
+    assert {str(Requirement(o)) for o in dist.requires} == plain | extra
     entries = {(o.group, o.name, o.value) for o in dist.entry_points}
     scripts = {('console_scripts', name, target) for name, target in COMMANDS.items()}
     assert entries == scripts | {('nbdev', 'landslide_nb', 'landslide_nb._modidx:d')}
@@ -88,13 +89,13 @@ def test_constraints_pin_a_release_of_every_requirement_that_satisfies_it():
     pinned = {canonicalize_name(o.name): str(o.specifier) for o in pins}
     assert len(pinned) == len(pins)
     assert all(re.fullmatch(r'==[\d.]+', o) for o in pinned.values())
-    for req in map(Requirement, (CFG['requirements'] + ' ' + CFG['dev_requirements']).split()):
+    for req in map(Requirement, ' '.join([CFG['requirements'], *(CFG[f'{k}_requirements'] for k in EXTRAS)]).split()):
         if req.marker and not req.marker.evaluate(): continue
         assert req.specifier.contains(pinned[canonicalize_name(req.name)][2:]), req
 
 
 def test_every_third_party_import_is_a_declared_requirement():
-    declared = {canonicalize_name(Requirement(o).name) for o in CFG['requirements'].split()}
+    declared = {canonicalize_name(Requirement(o).name) for k in ('', 'geo_', 'dask_', 'accelerate_') for o in CFG[f'{k}requirements'].split()}
     owners = packages_distributions()
     used = {o.split('.')[0] for o in chain.from_iterable(map(imports, MODULES)) if not o.startswith('.')}
     for name in used - sys.stdlib_module_names - {'landslide_nb'}:
@@ -125,6 +126,13 @@ def test_the_ground_floor_stands_alone():
     loaded = python('import sys, landslide_nb.data; print(*sys.modules)')
     assert {o for o in loaded if o.startswith('landslide_nb.')} == {'landslide_nb.data', 'landslide_nb.container'}
     assert not {'pydensecrf', 'timm', 'segmentation_models_pytorch', 'fastai'} & set(loaded)
+
+
+def test_what_is_not_a_scene_needs_no_rasterio():
+    "Every module can be imported without the extras, and no module imports them before they are used"
+    lines = '\n'.join(f'import landslide_nb.{o}' for o in MODULES)
+    block = 'import sys\nfor o in ("rasterio", "pyogrio", "dask", "distributed", "accelerate"): sys.modules[o] = None\n'
+    assert python(f'{block}{lines}\nprint(len(sys.modules) > 9)') == ['True']
 
 
 def test_importing_draws_nothing_and_leaves_nothing_running():
