@@ -15,7 +15,8 @@ from .models import ModelError, load_model
 from .recipe import Stage
 from .run import begin_run, train_stage
 from .sentinel import Scene
-from .store import Split, read_split, release, scratch
+from .arrays import release, scratch
+from .store import Split, read_split
 from .terrain import SceneError
 from .training import write_json
 from .windows import checksum, fingerprint

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from landslide_nb.cli import adapt_command, map_command, synth
+from landslide_nb.cli import synth
+from landslide_nb.cli_scene import adapt_command, map_command
 from landslide_nb.data import Scaling
 from landslide_nb.models import create_segmenter, save_model
 from landslide_nb.scene import map_scene
