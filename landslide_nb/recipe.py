@@ -48,7 +48,17 @@ class Stage:
     every: int = 1000               # iterations between two reports
 
     def __post_init__(self):
-        for k in ('unlabelled', 'scale', 'keep'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        for f in fields(self):
+            v = getattr(self, f.name)
+            if isinstance(v, list): object.__setattr__(self, f.name, v := tuple(v))
+            fits = isinstance(v, f.type) or f.type is float and isinstance(v, int)
+            if not fits or isinstance(v, bool) and f.type is not bool:
+                kind = getattr(f.type, '__name__', f.type) if f.type is not tuple else 'list'
+                raise RecipeError(f'stage {self.name!r}: {f.name} must be of type {kind}, not {v!r}')
+        for k in ('scale', 'keep'):
+            v = getattr(self, k)
+            if len(v) != 2 or not all(isinstance(o, (int, float)) and o >= 0 for o in v):
+                raise RecipeError(f'stage {self.name!r}: {k} must be two numbers, not {list(v)}')
         bad = [s for s in self.unlabelled if s not in SPLITS]
         if bad: raise RecipeError(f'stage {self.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
         if bool(self.teacher) != bool(self.unlabelled):
@@ -57,9 +67,12 @@ class Stage:
             raise RecipeError(f'{self.name!r} is no stage name')
         for k in ('drop', 'train_drop'):
             if not 0 <= getattr(self, k) < 1: raise RecipeError(f'stage {self.name!r}: {k} must lie in [0, 1)')
-        for k in ('iters', 'bs', 'size', 'every', 'passes'):
-            if not isinstance(getattr(self, k), int) or getattr(self, k) < 1:
-                raise RecipeError(f'stage {self.name!r}: {k} must be a whole number above 0')
+        for k in ('iters', 'bs', 'size', 'every', 'passes', 'refresh'):
+            if getattr(self, k) is not None and getattr(self, k) < 1: raise RecipeError(f'stage {self.name!r}: {k} must be 1 or more')
+        for k in ('lr', 'power', 'momentum', 'wd', 'alpha', 'weight'):
+            if not 0 <= getattr(self, k) < float('inf'): raise RecipeError(f'stage {self.name!r}: {k} must be a number from 0 on')
+        if not 0 < self.scale[0] <= self.scale[1] < float('inf') or max(self.keep) > 1:
+            raise RecipeError(f'stage {self.name!r}: scale must ascend from above 0, and keep lie in [0, 1]')
 
     @property
     def zoom(self):
@@ -143,4 +156,5 @@ def get_recipe(
     path = Path(name)
     if not path.is_file(): raise RecipeError(f'{name}: neither a recipe ({", ".join(RECIPES)}) nor a TOML file')
     try: return Recipe.from_dict({'name': path.stem, **tomllib.loads(path.read_text(encoding='utf-8'))})
+    except RecursionError: raise RecipeError(f'{path}: nested too deeply') from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecipeError, TypeError) as e: raise RecipeError(f'{path}: {e}') from None
