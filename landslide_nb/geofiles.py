@@ -7,8 +7,7 @@ __all__ = ['tiled', 'write_cog', 'wkb', 'pixel_rows', 'zones', 'polygon', 'find_
            'write_quicklook']
 
 # %% ../nbs/47_geofiles.ipynb #cc060d50
-import json, os, struct
-from contextlib import contextmanager
+import struct
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np

@@ -55,7 +55,7 @@ def write_map(
             yield row, m
     made = dict(mask=tiled(work/'mask.tif', grid, masks(), 'uint8', IGNORE, COLOURS, 'landslide', tags),
                 probability=tiled(work/'probability.tif', grid, layer(final, 0), 'float32', np.nan, None, 'probability of landslide', tags))
-    if np.load(net.path(0)).shape[0] > 1:
+    if net.strip(0).shape[0] > 1:
         made['uncertainty'] = tiled(work/'uncertainty.tif', grid, layer(net, 1), 'float32', np.nan, None, 'variance of the logits', tags)
     for k, v in made.items(): write_cog(out/f'{k}.tif', v, 'mode' if k == 'mask' else 'average')
     res = dict(pixels=int(counts[0]), landslide_pixels=int(counts[1]))

@@ -76,6 +76,7 @@ class Strips:
     ): self.folder, self.cut, self.name = Path(folder), cut, name
 
     def path(self, i): return self.folder/f'{self.name}_{i:05d}.npy'
+    def strip(self, i): return np.load(self.path(i), allow_pickle=False)
     def write(self, i, strip):
         with atomic_path(self.path(i)) as tmp: np.save(tmp, strip)
     @property
@@ -89,12 +90,12 @@ class Strips:
         parts = []
         for i in range(len(self.cut.tops)):
             a, b = self.cut.rows(i)
-            if a < last and b > first: parts.append(np.load(self.path(i))[:, max(first - a, 0):last - a])
+            if a < last and b > first: parts.append(self.strip(i)[:, max(first - a, 0):last - a])
         return np.concatenate(parts, 1)
 
     def __iter__(self):
         "First row and strip, from top to bottom"
-        for i in range(len(self.cut.tops)): yield self.cut.rows(i)[0], np.load(self.path(i))
+        for i in range(len(self.cut.tops)): yield self.cut.rows(i)[0], self.strip(i)
 
 def begin(
     folder,   # for the strips

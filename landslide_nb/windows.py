@@ -132,7 +132,7 @@ class Predictor:
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + job['uncertainty'], 0.
 
-    def load(self,
+    def gather(self,
         n: int # number of the batch
     ) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32, scaled; which pixels are real
         "The windows of a batch that are not all holes"
@@ -154,7 +154,7 @@ class Predictor:
 
     def __call__(self, n: int) -> tuple:
         "Positions of the windows of batch `n` and what the model says of them"
-        js, *loaded = self.load(n)
+        js, *loaded = self.gather(n)
         return js, self.forward(n, *loaded)
 
 def cut_windows(
@@ -179,8 +179,8 @@ def answers(
     "The batches one after the other; the next one is read while the model works on this one"
     numbers = list(numbers)
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(predictor.load, numbers[0]) if numbers else None
+        ahead = reader.submit(predictor.gather, numbers[0]) if numbers else None
         for k, n in enumerate(numbers):
             js, *loaded = ahead.result()
-            if k + 1 < len(numbers): ahead = reader.submit(predictor.load, numbers[k + 1])
+            if k + 1 < len(numbers): ahead = reader.submit(predictor.gather, numbers[k + 1])
             yield js, predictor.forward(n, *loaded)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -213,7 +212,6 @@ def test_when_every_patch_is_bad(root, model, recipe, tmp_path, capsys):
 # Many at once
 
 def test_check_lists_every_fault(root, capsys):
-    names = ['NaN', 'image without its mask']
     break_it(root, 'NaN')
     for n, p in enumerate(sorted((root/'ValidData/img').iterdir()) + sorted((root/'TestData/img').iterdir())):
         p.unlink()

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from landslide_nb.arrays import Joined, Mapped
 from landslide_nb.container import read_h5
-from landslide_nb.data import IGNORE, N_BANDS, PATCH, PatchError, Scaling, measure_scaling, numbered, patch_files, read_patch, write_mask, write_patch
+from landslide_nb.data import IGNORE, N_BANDS, PATCH, PatchError, Scaling, measure_scaling, numbered, patch_files, write_mask, write_patch
 from landslide_nb.losses import JaccardCE, cross_entropy, jaccard_loss
 from landslide_nb.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
 from landslide_nb.models import create_segmenter
