@@ -141,7 +141,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys)
 
 def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path, capsys):
     pytest.importorskip('distributed')
-    assert ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask'))).stderr == ''
+    lines = ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask'))).stderr.splitlines()
+    assert not [o for o in lines if ' - distributed.' not in o], 'nothing but what Dask itself logs, such as a slow worker on a busy machine'
     for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
     refused_here(capsys, map_command, world/'model', world/'scene.tif', tmp_path/'n', dem=world/'dem.tif', dask='tcp://127.0.0.1:9', words=('--dask', 'no scheduler'))
     assert not (tmp_path/'n').exists()
