@@ -123,10 +123,11 @@ def test_geojson_is_in_degrees(world, tmp_path):
 def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys):
     args, kills, work = map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf'), 0, tmp_path/'m/.partial'
     for name in ('net_00000.npy', 'net_00002.npy', 'crf_00001.npy'):
-        p = subprocess.Popen([BIN/f'landslide-{args[0]}', *map(str, args[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen([BIN/f'landslide-{args[0]}', *map(str, args[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             start_new_session=True)
         while p.poll() is None and not (work/name).exists(): time.sleep(.001)
         if p.poll() is None: kills += 1
-        p.send_signal(signal.SIGKILL)
+        os.killpg(p.pid, signal.SIGKILL) # with the processes of its CRF
         p.wait()
         assert not [o for o in FILES if (tmp_path/'m'/o).exists()]
     assert kills == 3
