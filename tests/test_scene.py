@@ -124,10 +124,11 @@ def test_geojson_is_in_degrees(world, tmp_path):
 def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys):
     args, kills, work = map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf'), 0, tmp_path/'m/.partial'
     for name in ('net_00000.npy', 'net_00002.npy', 'crf_00001.npy'):
-        p = subprocess.Popen([BIN/f'landslide-{args[0]}', *map(str, args[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen([BIN/f'landslide-{args[0]}', *map(str, args[1:])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             start_new_session=True)
         while p.poll() is None and not (work/name).exists(): time.sleep(.001)
         if p.poll() is None: kills += 1
-        p.send_signal(signal.SIGKILL)
+        os.killpg(p.pid, signal.SIGKILL) # with the processes of its CRF
         p.wait()
         assert not [o for o in FILES if (tmp_path/'m'/o).exists()]
     assert kills == 3
@@ -142,7 +143,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys)
 
 def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path, capsys):
     pytest.importorskip('distributed')
-    assert ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask'))).stderr == ''
+    lines = ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask'))).stderr.splitlines()
+    assert not [o for o in lines if ' - distributed.' not in o], 'nothing but what Dask itself logs, such as a slow worker on a busy machine'
     for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
     refused_here(capsys, map_command, world/'model', world/'scene.tif', tmp_path/'n', dem=world/'dem.tif', dask='tcp://127.0.0.1:9', words=('--dask', 'no scheduler'))
     assert not (tmp_path/'n').exists()
