@@ -147,6 +147,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'landslide_nb.crf.guide_bands': ('crf.html#guide_bands', 'landslide_nb/crf.py'),
                                   'landslide_nb.crf.guide_image': ('crf.html#guide_image', 'landslide_nb/crf.py'),
                                   'landslide_nb.crf.guided_crf': ('crf.html#guided_crf', 'landslide_nb/crf.py'),
+                                  'landslide_nb.crf.leave_with': ('crf.html#leave_with', 'landslide_nb/crf.py'),
                                   'landslide_nb.crf.pairwise_features': ('crf.html#pairwise_features', 'landslide_nb/crf.py'),
                                   'landslide_nb.crf.search_crf': ('crf.html#search_crf', 'landslide_nb/crf.py')},
             'landslide_nb.data': { 'landslide_nb.data.Band': ('data.html#band', 'landslide_nb/data.py'),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NO_CRF', 'CRF_GRID', 'CRFParams', 'guide_bands', 'guide_image', 'pairwise_features', 'guided_crf', 'banded_crf',
-           'dense_crf', 'crf_mask', 'crf_pool', 'crf_split', 'search_crf']
+           'dense_crf', 'crf_mask', 'leave_with', 'crf_pool', 'crf_split', 'search_crf']
 
 # %% ../nbs/30_crf.ipynb #a3432da9
-import multiprocessing, os
+import multiprocessing, os, threading, time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -121,6 +121,15 @@ def crf_mask(
     return (dense_crf(prob, x, params) > threshold).astype(np.uint8)
 
 # %% ../nbs/30_crf.ipynb #66ca5f3f
+def leave_with(
+    parent: int # number of the process that made this one
+):
+    "End this process when its parent is gone, killed or not: it would wait for work for ever"
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 @contextmanager
 def crf_pool(
     workers: int = None # processes, one a core by default; 1 for none
@@ -131,7 +140,8 @@ def crf_pool(
     else:
         # a fork starts in milliseconds and the children touch no thread of torch; elsewhere they have to import it
         method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() and os.uname().sysname == 'Linux' else 'spawn'
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool: yield pool
+        context = multiprocessing.get_context(method)
+        with ProcessPoolExecutor(workers, context, initializer=leave_with, initargs=(os.getpid(),)) as pool: yield pool
 
 def crf_split(
     probs,                           # `(N, H, W)` probabilities of landslide

@@ -7,7 +7,9 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -169,3 +171,24 @@ def test_predictions_that_find_no_room(whole, tmp_path):
     assert res.returncode == 1 and len(lines) == 1, res.stderr
     assert 'uncertainty_' in lines[0] and 'are free' in lines[0]
     assert not list((tmp_path/'pred').glob('.tmp-*')) and not list((tmp_path/'pred').glob('uncertainty_*'))
+
+
+ORPHANS = '''
+import numpy as np, os, signal
+from landslide_nb.crf import crf_pool, crf_split
+with crf_pool(2) as pool:
+    crf_split(np.full((8, 16, 16), .5), np.random.rand(8, 14, 16, 16), progress=False, pool=pool)
+    print(*pool._processes, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def test_a_kill_leaves_no_processes_behind():
+    res = subprocess.run([sys.executable, '-c', ORPHANS], stdout=subprocess.PIPE, text=True, env=ENV, timeout=120)
+    workers = [int(o) for o in res.stdout.split()]
+    assert res.returncode == -signal.SIGKILL and len(workers) == 2
+    alive = lambda n: Path(f'/proc/{n}/stat').exists() and Path(f'/proc/{n}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+    for _ in range(100):
+        if not any(alive(o) for o in workers): return
+        time.sleep(.1)
+    raise AssertionError('the workers of a killed process are still there')
