@@ -292,6 +292,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'landslide_nb.plot.show_uncertainty': ('plot.html#show_uncertainty', 'landslide_nb/plot.py')},
             'landslide_nb.precision': { 'landslide_nb.precision.amp_dtype': ('precision.html#amp_dtype', 'landslide_nb/precision.py'),
                                         'landslide_nb.precision.autocast': ('precision.html#autocast', 'landslide_nb/precision.py'),
+                                        'landslide_nb.precision.cast_once': ('precision.html#cast_once', 'landslide_nb/precision.py'),
                                         'landslide_nb.precision.mixed_precision': ( 'precision.html#mixed_precision',
                                                                                     'landslide_nb/precision.py')},
             'landslide_nb.predict': { 'landslide_nb.predict.evaluate': ('predict.html#evaluate', 'landslide_nb/predict.py'),

@@ -15,7 +15,7 @@ from fastai.torch_core import num_distrib, rank_distrib, to_device
 from fastcore.basics import chunked
 from .arrays import release, scratch
 from .data import IGNORE, with_bar
-from .precision import autocast
+from .precision import autocast, cast_once
 from .ranks import from_rank, many_ranks
 from .uncertainty import mc_dropout, uncertainty_map
 
@@ -132,7 +132,7 @@ def query_batch(
     "The teacher's probability and uncertainty for a batch"
     device = next(teacher.parameters()).device
     x = to_device(x, device).as_subclass(torch.Tensor)
-    with autocast(device, amp):
+    with autocast(device, amp), cast_once():
         logits, var = mc_dropout(teacher, x, n, p, seed)
         if answer == 'plain': logits = teacher(x).float()
     return logits.softmax(1)[:, 1].cpu().numpy(), uncertainty_map(logits, var, reduce).cpu().numpy()

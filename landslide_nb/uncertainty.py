@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from .models import dropout_site, first_conv
+from .precision import cast_once
 
 # %% ../nbs/20_uncertainty.ipynb #e5b56fdd
 @contextmanager
@@ -53,7 +54,7 @@ def mc_dropout(
     generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
     if together is None: together = max(1, 64 // len(x)) if x.device.type == 'cuda' else 1
     mean, m2, done = 0., 0., 0
-    with stochastic(model, p, generator, len(x)):
+    with stochastic(model, p, generator, len(x)), cast_once():
         while done < n:
             k = min(together, n - done)
             for logits in model(x.repeat(k, 1, 1, 1)).float().unflatten(0, (k, len(x))):
