@@ -159,8 +159,9 @@ class SelfTraining(Callback):
 
     def state_dict(self):
         "The pseudo labels, the sources of chance, the place among the unlabelled patches, and the log of this epoch"
-        return dict(rng=self.rng.bit_generator.state, pass_seed=self.pass_seed, taken=self.taken, history=self.history[self.since:],
-                    made=self.bank.made,
+        # a resumed epoch may have had no batch left to draw
+        seed, taken = (self.resumed['pass_seed'], self.resumed['taken']) if self.resumed else (self.pass_seed, self.taken)
+        return dict(rng=self.rng.bit_generator.state, pass_seed=seed, taken=taken, history=self.history[self.since:], made=self.bank.made,
                     labels=torch.from_numpy(np.asarray(self.bank.labels)), thresholds=self.bank.thresholds)
 
     def load_state_dict(self,
