@@ -70,6 +70,7 @@ def results(run):
     return found
 
 
+@pytest.mark.soak
 def test_twenty_kills_at_random_moments(whole, tmp_path):
     folder, seconds = whole
     want, chance, kills, rounds = results(folder/'whole'), random.Random(0), 0, 0
