@@ -85,10 +85,15 @@ def patient_interrupt():
 # %% ../nbs/38_checkpoint.ipynb #2c31643f
 def plain_model(
     learn # a `Learner`
-): # the model without what fastai or Accelerate wrapped around it for several processes
+):
+    "The model without what Accelerate wrapped around it for several processes"
     return getattr(learn.model, 'module', learn.model)
 
-def keeps_state(cb): return hasattr(type(cb), 'state_dict') # an instance passes what it lacks on to the Learner
+def keeps_state(
+    cb # a callback
+) -> bool:
+    "Whether a callback has a state of its own: its class is asked, since an instance passes what it lacks on to the Learner"
+    return hasattr(type(cb), 'state_dict')
 
 class Checkpoint(Callback):
     "Write a checkpoint every so many seconds, and when an interrupt asks for one"

@@ -26,7 +26,7 @@ from .plot import plot_curves
 from .precision import amp_dtype, autocast, mixed_precision
 from .predict import evaluate, unlabelled_dl
 from .pseudo import PseudoBank
-from .ranks import many_ranks
+from .ranks import many_ranks, wait_for_ranks
 from .recipe import Recipe, RecipeError, Stage
 from .selftrain import SelfTraining
 from .store import on_device, read_split, split_dls
@@ -82,11 +82,15 @@ def train_stage(
             go_on.restore(learn, cbs)
             n = go_on.left
             cbs += [go_on, GoOnWithin(go_on)]
+        full = False
         try: learn.fit(n, cbs=[*cbs, Checkpoint(path, checkpoint, stop)])
-        except torch.OutOfMemoryError:
-            fits = batch_that_fits(lambda bs: trial_step(model, stage, bs, device), stage.bs)
+        except torch.OutOfMemoryError: full = True
+        if full: # outside the handler, whose traceback keeps the batch's tensors alive, as the Learner does
+            learn.xb = learn.yb = learn.pred = learn.loss = learn.loss_grad = None
+            if st: st.halves = None
+            fits = batch_that_fits(lambda bs: trial_step(model, stage, bs, device, amp), stage.bs)
             hint = f'{fits} would fit' if fits else 'not even a batch of 1 would fit: choose a smaller size or backbone'
-            raise RecipeError(f'stage {stage.name!r}: a batch of {stage.bs} does not fit into the memory of {device}; {hint}') from None
+            raise RecipeError(f'stage {stage.name!r}: a batch of {stage.bs} does not fit into the memory of {device}; {hint}')
     if rank_distrib(): return model.eval()
     save_model(out, model, scaling, recipe=dict(stage=asdict(stage), seed=seed))
     ax = plot_curves(log.rows)
@@ -99,12 +103,13 @@ def trial_step(
     model,       # being trained
     stage: Stage,# its stage
     bs: int,     # labelled patches
-    device       # where it trains
+    device,      # where it trains
+    amp: bool    # mixed precision where the device has it
 ):
     "A forward and a backward pass as large as the stage's"
     model.zero_grad()
     x = torch.rand(bs * (2 if stage.teacher else 1), N_BANDS, stage.size, stage.size, device=device)
-    with autocast(device): model(x).float().mean().backward()
+    with autocast(device, amp): model(x).float().mean().backward()
     model.zero_grad()
 
 # %% ../nbs/41_run.ipynb #2392e5dd
@@ -146,8 +151,11 @@ def begin_run(
 ) -> dict: # finished stages by name
     "Start a run folder, or check that the run in it is the same"
     path = Path(out)/'run.json'
-    for p in Path(out).rglob('.tmp-*'): p.unlink(missing_ok=True) # a kill may leave them
-    if not path.exists():
+    there = path.exists()
+    if not rank_distrib():
+        for p in Path(out).rglob('.tmp-*'): p.unlink(missing_ok=True) # a kill may leave them
+    wait_for_ranks() # nobody writes before all have looked
+    if not there:
         if resume: raise RecipeError(f'{out} holds no run to go on with')
         if not rank_distrib(): write_json(path, dict(about, stages={}))
         return {}

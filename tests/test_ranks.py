@@ -46,3 +46,27 @@ def test_train_command_on_two_processes(tmp_path):
     assert set(summary['stages']) == {'teacher', 'student'}
     assert len((tmp_path/'run/student/metrics.csv').read_text().splitlines()) == 3
     assert not list((tmp_path/'run').rglob('.tmp-*'))
+
+
+LATE = '''
+import os, sys, time
+from landslide_nb import run
+from landslide_nb.ranks import leave_ranks, many_ranks
+from landslide_nb.recipe import get_recipe
+begin = run.begin_run
+def late(*args):
+    if os.environ['RANK'] == '1': time.sleep(3)
+    return begin(*args)
+run.begin_run = late
+many_ranks()
+run.run_recipe(*sys.argv[1:3], get_recipe(sys.argv[3]), device='cpu', progress=False)
+leave_ranks()
+'''
+
+
+def test_a_process_that_is_late_takes_part_in_the_same_run(tmp_path):
+    write_world(tmp_path/'world', 4, 2, 2, progress=False)
+    (tmp_path/'tiny.toml').write_text(TINY)
+    (tmp_path/'late.py').write_text(LATE)
+    run(*TWO, tmp_path/'late.py', tmp_path/'world', tmp_path/'run', tmp_path/'tiny.toml')
+    assert (tmp_path/'run/summary.json').is_file()
