@@ -14,6 +14,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'landslide_nb.arrays.Mapped.__iter__': ('arrays.html#mapped.__iter__', 'landslide_nb/arrays.py'),
                                      'landslide_nb.arrays.Mapped.__len__': ('arrays.html#mapped.__len__', 'landslide_nb/arrays.py'),
                                      'landslide_nb.arrays.Mapped._count': ('arrays.html#mapped._count', 'landslide_nb/arrays.py'),
+                                     'landslide_nb.arrays.Mapped.check': ('arrays.html#mapped.check', 'landslide_nb/arrays.py'),
                                      'landslide_nb.arrays.Mapped.gather': ('arrays.html#mapped.gather', 'landslide_nb/arrays.py'),
                                      'landslide_nb.arrays.Mapped.release': ('arrays.html#mapped.release', 'landslide_nb/arrays.py'),
                                      'landslide_nb.arrays.Mapped.rows': ('arrays.html#mapped.rows', 'landslide_nb/arrays.py'),

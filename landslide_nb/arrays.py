@@ -30,18 +30,22 @@ def release(
 
 # %% ../nbs/02_arrays.ipynb #83977c31
 class Mapped:
-    "An array in a `.npy` file, of which rows are copied out; the pages behind them are given back every `limit` bytes"
+    "An array in a `.npy` file, of which rows are copied out; the pages behind them do not add up"
     def __init__(self,
-        path,               # `.npy` file
-        limit: int = 2**26  # bytes
+        path,                # `.npy` file
+        keep: int = 2**28,   # bytes; the pages of a file no larger than this stay
+        limit: int = 2**26   # bytes that are read before those of a larger one are given back
     ):
         try: self.map = np.load(path, mmap_mode='r', allow_pickle=False)
         except FileNotFoundError: raise PatchError(path, 'no such file') from None
         except (OSError, ValueError, EOFError) as e: raise PatchError(path, f'not a whole NumPy file ({str(e).splitlines()[0]})') from None
-        self.shape, self.dtype, self.limit, self.touched = self.map.shape, self.map.dtype, limit, 0
+        self.path, self.shape, self.dtype, self.touched = path, self.map.shape, self.map.dtype, 0
+        self.size, self.limit = self.map._mmap.size(), limit if self.map.nbytes > keep else None
 
     def __len__(self): return len(self.map)
-    def __getitem__(self, i): return self._count(np.array(self.map[i]))
+    def __getitem__(self, i):
+        self.check()
+        return self._count(np.array(self.map[i]))
 
     @cached_property
     def rows(self):
@@ -53,11 +57,20 @@ class Mapped:
     def gather(self,
         idxs: np.ndarray # positions, from 0 on
     ): # tensor of their rows
-        "Rows as a tensor of its own, on all cores"
+        "Rows as a tensor of its own, on all cores; half precision becomes float32"
         import torch
-        return self._count(self.rows.index_select(0, torch.from_numpy(idxs)))
+        self.check()
+        if self.dtype != np.float16: return self._count(self.rows.index_select(0, torch.from_numpy(idxs)))
+        res = torch.empty(len(idxs), *self.shape[1:])
+        for o, i in zip(res, idxs): o.copy_(self.rows[i]) # one pass over memory; a gather and a conversion are two
+        return self._count(res)
+
+    def check(self):
+        "`PatchError` where the file is not as long any more: the system ends a process that reads what a map has lost"
+        if self.map._mmap.size() < self.size: raise PatchError(self.path, 'the file was cut short while it was in use')
 
     def _count(self, res):
+        if self.limit is None: return res
         self.touched += res.nbytes
         if self.touched > self.limit: self.release()
         return res
