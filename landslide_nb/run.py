@@ -160,9 +160,10 @@ def begin_run(
         if not rank_distrib(): write_json(path, dict(about, stages={}))
         return {}
     if not resume: raise RecipeError(f'{out} holds a run that is not finished: resume it, or choose another folder')
-    try: begun = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError: raise RecipeError(f'{path} is not JSON') from None
-    stages = begun.pop('stages')
+    try:
+        begun = json.loads(path.read_text(encoding='utf-8'))
+        stages = dict(begun.pop('stages'))
+    except (ValueError, AttributeError, LookupError, TypeError): raise RecipeError(f'{path} is damaged') from None
     if (d := difference(begun, about)): raise RecipeError(f'{out} holds another run: {d}')
     return stages
 

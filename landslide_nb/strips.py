@@ -105,7 +105,9 @@ def begin(
     path = Path(folder)/'job.json'
     job = json.loads(json.dumps(job))
     if path.is_file():
-        was = json.loads(path.read_text(encoding='utf-8'))
+        try: was = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError: was = None
+        if not isinstance(was, dict): raise InputError(path, 'is damaged; remove the folder and begin again')
         if (odd := [k for k in job.keys() | was.keys() if job.get(k) != was.get(k)]):
             fault = f'holds an unfinished map of other settings ({" ".join(sorted(odd))}): finish it with those, or remove it'
             raise InputError(folder, fault)

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from landslide_nb import cli
 from landslide_nb.arrays import open_store
 from landslide_nb.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from landslide_nb.data import InputError, PatchError, Scaling, read_patch, write_mask
