@@ -19,7 +19,9 @@ import landslide_nb
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT/'landslide_nb'
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
-INSTALL = '#| hide\n#| eval: false\n!pip install -q git+https://github.com/landslide-nb/landslide_nb'
+INSTALL = '#| hide\n#| eval: false\n!pip install -q '
+REPO = 'git+https://github.com/landslide-nb/landslide_nb'
+SCENES = {'terrain', 'synthscene', 'sentinel', 'windows', 'strips', 'geofiles', 'scene', 'adapt', 'cli_scene'} # need the extra geo
 
 
 def settings():
@@ -164,7 +166,9 @@ def test_notebook_form(path):
     text = path.read_text(encoding='utf-8')
     assert str(ROOT) not in text and str(Path.home()) not in text, 'a path of this machine'
     if path.name == 'index.ipynb': return
-    assert INSTALL in [o.source.strip() for o in cells], 'the hidden install cell is missing'
+    used = {default_exp(path), *re.findall(r'^from landslide_nb\.(\w+)', '\n'.join(o.source for o in cells), re.M)}
+    what = f"'landslide_nb[geo] @ {REPO}'" if used & SCENES else REPO
+    assert INSTALL + what in [o.source.strip() for o in cells], 'the hidden install cell is missing'
     assert (default_exp(path) is None) == ('tutorials' in path.parts)
 
 
