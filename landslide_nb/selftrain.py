@@ -105,7 +105,11 @@ class SelfTraining(Callback):
             self.batches = self.resumed = None
 
     def before_train(self): self.since = 0 if self.within else len(self.history)
-    def after_train(self): self.within = False
+    def after_train(self):
+        self.within = False
+        # as plain numbers, since a run has tens of thousands of iterations; not earlier, since that waits for the GPU
+        self.history[self.since:] = [{k: float(v) for k, v in h.items()} for h in self.history[self.since:]]
+
 
     def _unlabelled(self, bs):
         while True:
