@@ -110,7 +110,6 @@ class SelfTraining(Callback):
         # as plain numbers, since a run has tens of thousands of iterations; not earlier, since that waits for the GPU
         self.history[self.since:] = [{k: float(v) for k, v in h.items()} for h in self.history[self.since:]]
 
-
     def _unlabelled(self, bs):
         while True:
             chance, skip = torch.get_rng_state(), 0
