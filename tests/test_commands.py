@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -135,21 +136,25 @@ def test_score_pools_pixels(tmp_path):
 def test_mistakes_are_one_line(world, trained, tmp_path):
     empty = tmp_path/'empty'
     empty.mkdir()
-    refused(run('train', tmp_path/'none', tmp_path/'o'), 'train', 'none', 'no such folder')
-    refused(run('train', empty, tmp_path/'o'), 'train', 'empty')
-    refused(run('train', world, tmp_path/'o', '--recipe', 'papper'), 'train', 'papper')
-    refused(run('train', world, trained, '--recipe', 'demo'), 'train', 'already holds')
-    refused(run('predict', empty, world, tmp_path/'o'), 'predict', 'empty')
-    refused(run('predict', trained/'student', empty, tmp_path/'o'), 'predict', 'empty')
-    refused(run('predict', trained/'student', world, tmp_path/'o', '--split', 'all'), 'predict', 'all')
-    refused(run('predict', trained/'student', world, tmp_path/'o', '--device', 'warp'), 'predict', '--device', 'warp')
-    refused(run('predict', trained/'student', world, tmp_path/'o', '--bs', 0), 'predict', '--bs')
-    refused(run('predict', trained/'student', world, tmp_path/'o', '--threshold', 50), 'predict', '--threshold')
-    refused(run('train', world, tmp_path/'o', '--device', 'cuda:77'), 'train', '--device')
-    refused(run('demo', tmp_path/'o', '--repeats', 0), 'demo', '--repeats')
-    refused(run('score', empty, world/'truth/valid'), 'score', 'empty')
-    refused(run('score', world/'truth/test', world/'truth/valid'), 'score', 'mask_3.h5')
-    refused(run('demo', world), 'demo', 'not empty')
+    out, student, masks = tmp_path/'o', trained/'student', world/'truth/valid'
+    mistakes = (
+        ('train', (tmp_path/'none', out), 'none', 'no such folder'),
+        ('train', (empty, out), 'empty'),
+        ('train', (world, out, '--recipe', 'papper'), 'papper'),
+        ('train', (world, trained, '--recipe', 'demo'), 'already holds'),
+        ('train', (world, out, '--device', 'cuda:77'), '--device'),
+        ('predict', (empty, world, out), 'empty'),
+        ('predict', (student, empty, out), 'empty'),
+        ('predict', (student, world, out, '--split', 'all'), 'all'),
+        ('predict', (student, world, out, '--device', 'warp'), '--device', 'warp'),
+        ('predict', (student, world, out, '--bs', 0), '--bs'),
+        ('predict', (student, world, out, '--threshold', 50), '--threshold'),
+        ('demo', (out, '--repeats', 0), '--repeats'),
+        ('demo', (world,), 'not empty'),
+        ('score', (empty, masks), 'empty'),
+        ('score', (world/'truth/test', masks), 'mask_3.h5'))
+    with ThreadPoolExecutor(2) as pool: answers = list(pool.map(lambda o: run(o[0], *o[1]), mistakes))
+    for (command, _, *words), res in zip(mistakes, answers): refused(res, command, *words)
     assert not (tmp_path/'o').exists()
 
 
