@@ -1,9 +1,11 @@
 """The same seed gives the same result on a CPU, whoever reads the patches."""
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
@@ -14,7 +16,9 @@ from landslide_nb.data import PatchError
 from landslide_nb.demo import run_demo
 from landslide_nb.losses import JaccardCE
 from landslide_nb.models import create_segmenter
+from landslide_nb.pack import pack_data
 from landslide_nb.recipe import DEMO, Recipe
+from landslide_nb.store import read_split, split_dls
 from landslide_nb.synth import write_world
 from landslide_nb.training import nesterov
 
@@ -65,3 +69,15 @@ def test_a_patch_that_disappears_is_named(world, tmp_path, workers):
     gone.unlink()
     learn = Learner(dls, create_segmenter(backbone='test_resnet'), JaccardCE())
     with pytest.raises(PatchError, match=f'{gone.name}: no such file'), learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+
+def test_a_store_that_is_cut_short_in_training_is_named(tmp_path):
+    write_world(tmp_path/'world', 6, 1, 1, progress=False)
+    pack_data(tmp_path/'world', tmp_path/'store', progress=False)
+    split, file = read_split(tmp_path/'store', 'train'), tmp_path/'store/train-x.npy'
+
+    class CutShort(Callback):
+        def after_batch(self): os.truncate(file, file.stat().st_size // 2)
+
+    learn = Learner(split_dls(split, None, 2, 3, split.measure_scaling(), seed=0), create_segmenter(backbone='test_resnet'), JaccardCE(), cbs=CutShort())
+    with pytest.raises(PatchError, match=f'{file.name}: the file was cut short'), learn.no_bar(), learn.no_logging(): learn.fit(1)
