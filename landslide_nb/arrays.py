@@ -59,19 +59,27 @@ class Mapped:
     ): # tensor of their rows
         "Rows as a tensor of its own, on all cores; half precision becomes float32"
         import torch
+        if self.dtype == np.float16: return self.fill(torch.empty(len(idxs), *self.shape[1:]), idxs)
         self.check()
-        if self.dtype != np.float16: return self._count(self.rows.index_select(0, torch.from_numpy(idxs)))
-        res = torch.empty(len(idxs), *self.shape[1:])
-        for o, i in zip(res, idxs): o.copy_(self.rows[i]) # one pass over memory; a gather and a conversion are two
-        return self._count(res)
+        return self._count(self.rows.index_select(0, torch.from_numpy(idxs)))
+
+    def fill(self,
+        out, # tensor, or a list of tensors of one row each
+        idxs # as many positions
+    ):
+        "Copy rows into tensors of any precision: one pass over memory, where a gather and a conversion are two"
+        self.check()
+        for o, i in zip(out, idxs): o.copy_(self.rows[i])
+        self._count(self.map[:1], len(idxs))
+        return out
 
     def check(self):
         "`PatchError` where the file is not as long any more: the system ends a process that reads what a map has lost"
         if self.map._mmap.size() < self.size: raise PatchError(self.path, 'the file was cut short while it was in use')
 
-    def _count(self, res):
+    def _count(self, res, times=1):
         if self.limit is None: return res
-        self.touched += res.nbytes
+        self.touched += times * res.nbytes
         if self.touched > self.limit: self.release()
         return res
 
@@ -88,7 +96,8 @@ class Joined:
     def __init__(self,
         *parts # arrays or anything indexed like one, of equal shape but for the first axis
     ):
-        self.parts, self.ends = parts, np.cumsum([len(o) for o in parts])
+        self.parts = parts = [o for p in parts for o in (p.parts if isinstance(p, Joined) else [p])]
+        self.ends = np.cumsum([len(o) for o in parts])
         if len({o.shape[1:] for o in parts}) > 1: raise ValueError(f'patches differ in shape: {[o.shape[1:] for o in parts]}')
         self.shape, self.dtype = (int(self.ends[-1]), *parts[0].shape[1:]), np.result_type(*(o.dtype for o in parts))
 
@@ -96,8 +105,28 @@ class Joined:
     def __getitem__(self, i):
         if isinstance(i, (int, np.integer)): return self[[i]][0]
         idxs = np.arange(len(self))[i]
-        which, res = np.searchsorted(self.ends, idxs, side='right'), np.empty((len(idxs), *self.shape[1:]), self.dtype)
-        for k in np.unique(which): res[which == k] = self.parts[k][idxs[which == k] - self.ends[k] + len(self.parts[k])]
+        res = np.empty((len(idxs), *self.shape[1:]), self.dtype)
+        for k, to, at in self.located(idxs): res[to] = self.parts[k][at]
+        return res
+
+    def located(self, idxs):
+        "For each part that holds some of the positions: its number, which of them they are, and where they are in it"
+        which = np.searchsorted(self.ends, idxs, side='right')
+        for k in np.unique(which):
+            to = np.flatnonzero(which == k)
+            yield k, to, idxs[to] - self.ends[k] + len(self.parts[k])
+
+    def gather(self,
+        idxs: np.ndarray # positions, from 0 on
+    ): # tensor of their rows
+        "Rows as a tensor of its own, on all cores; half precision becomes float32"
+        import torch
+        res = torch.empty(len(idxs), *self.shape[1:], dtype=getattr(torch, str(self.dtype).replace('float16', 'float32')))
+        for k, to, at in self.located(idxs):
+            part = self.parts[k]
+            if isinstance(part, Mapped): part.fill([res[t] for t in to], at)
+            else:
+                for t, i in zip(to, at): res.numpy()[t] = part[i]
         return res
 
     def __iter__(self): return (self[i] for i in range(len(self)))
@@ -135,7 +164,7 @@ def stored_arrays(
     entry = index['splits'][split]
     x, y = (Mapped(Path(root)/f'{split}-{k}.npy') if k == 'x' or entry.get('masks') else None for k in 'xy')
     n = len(entry['ns'])
-    if x.map.ndim != 4 or x.shape[:2] != (n, N_BANDS) or 0 in x.shape or x.dtype.kind != 'f':
+    if x.map.ndim != 4 or x.shape[:2] != (n, N_BANDS) or 0 in x.shape or x.dtype not in ('float16', 'float32', 'float64'):
         raise PatchError(root, f'{split}-x.npy does not fit the index')
     if y is not None and (y.shape != (n, *x.shape[2:]) or y.dtype != np.uint8): raise PatchError(root, f'{split}-y.npy does not fit the index')
     return x, y

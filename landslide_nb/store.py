@@ -49,10 +49,12 @@ class Split:
         return Split(self.x, y, self.ns)
 
     def __add__(self, o):
-        "Both splits' patches, such as valid + test, without a copy"
-        tensors = isinstance(self.x, torch.Tensor) and isinstance(o.x, torch.Tensor)
+        "Both splits' patches, such as valid + test; without a copy, unless one is on a device"
+        parts = self.x, o.x
+        tensors = [isinstance(p, torch.Tensor) for p in parts]
+        x = torch.cat(parts) if all(tensors) else Joined(*(p.cpu().numpy() if t else p for p, t in zip(parts, tensors)))
         y = None if self.y is None or o.y is None else Joined(self.y, o.y)
-        return Split(torch.cat([self.x, o.x]) if tensors else Joined(self.x, o.x), y, [*self.ns, *o.ns])
+        return Split(x, y, [*self.ns, *o.ns])
 
     def to(self,
         device # such as 'cuda'
@@ -92,7 +94,7 @@ def take(
 ) -> torch.Tensor:
     "Rows as a tensor of their own"
     if isinstance(a, torch.Tensor): return a[torch.from_numpy(idxs).to(a.device)]
-    if isinstance(a, Mapped): return a.gather(idxs)
+    if isinstance(a, (Mapped, Joined)): return a.gather(idxs)
     if isinstance(a, np.ndarray) and a.flags.writeable: return torch.from_numpy(a).index_select(0, torch.from_numpy(idxs))
     return torch.from_numpy(np.ascontiguousarray(a[idxs]))
 

@@ -316,6 +316,8 @@ STORE_FAULTS = {'not JSON': lambda o: (o/'index.json').write_text('{'),
                 'header cut short': lambda o: os.truncate(o/'train-x.npy', 50),
                 'no bytes': lambda o: os.truncate(o/'train-x.npy', 0),
                 'another array': lambda o: np.save(o/'train-x.npy', np.zeros((4, 14, 128, 128), 'i4')),
+                'another byte order': lambda o: np.save(o/'train-x.npy', np.zeros((4, 14, 128, 128), '>f4')),
+                'long floats': lambda o: np.save(o/'train-x.npy', np.zeros((4, 14, 128, 128), np.longdouble)),
                 'other numbers': lambda o: np.save(o/'train-y.npy', np.zeros((3, 128, 128), 'u1'))}
 
 
