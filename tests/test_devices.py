@@ -1,0 +1,81 @@
+"""Where tensors live, without a GPU: meta and fake tensors have a device but no data, and cannot be mixed with those of another one."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fastai.torch_core import to_device
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from landslide_nb.augment import BatchAugment
+from landslide_nb.losses import JaccardCE
+from landslide_nb.metrics import count_pixels
+from landslide_nb.models import create_segmenter, dropout_site
+from landslide_nb.predict import unlabelled_dl
+from landslide_nb.pseudo import PseudoBank
+from landslide_nb.selftrain import SelfTraining
+from landslide_nb.store import read_split, split_dls
+from landslide_nb.synth import write_world
+from landslide_nb.uncertainty import mc_dropout, uncertainty_map
+
+SIZE, BS = 64, 4
+MODELS = pytest.mark.parametrize('arch, backbone', [('deeplabv3plus', 'test_resnet'), ('hrnet', 'hrnet_w18_small')])
+
+
+@pytest.fixture(scope='module')
+def split(tmp_path_factory):
+    root = tmp_path_factory.mktemp('world')
+    write_world(root, 6, 1, 1, progress=False)
+    return read_split(root, progress=False)
+
+
+def model_on(device, arch, backbone):
+    with torch.device(device): model = create_segmenter(arch, backbone)
+    dropout_site(model).train_p = .3
+    return model
+
+
+def batch(dl, split):
+    "What the loader makes of the first patches"
+    dl.after_batch.split_idx = 0
+    return dl.after_batch(to_device(split.gather(np.arange(BS)), dl.device))
+
+
+def test_the_devices_cannot_be_mixed():
+    with pytest.raises(RuntimeError, match='device'): torch.ones(3, device='meta') + torch.ones(3)
+
+
+@MODELS
+def test_a_self_training_step_stays_on_its_device(split, arch, backbone):
+    model, augment, scaling = model_on('meta', arch, backbone), BatchAugment(SIZE), split.measure_scaling()
+    bank = PseudoBank(None, unlabelled_dl(split, scaling, BS, 'meta'))
+    labelled = split_dls(split, None, BS, scaling=scaling, batch_tfms=augment, seed=0, device='meta').train
+    st = SelfTraining(bank, augment)
+    st.rng, st.batches = np.random.default_rng(0), iter([batch(bank.dl, split)])
+    x, y = batch(labelled, split)
+    learn = st.learn = SimpleNamespace(model=model, loss_func=JaccardCE(), xb=(x,), yb=(y,), training=True)
+    st.before_batch()
+    assert learn.xb[0].shape == (2*BS, 14, SIZE, SIZE)
+    learn.pred = model(learn.xb[0])
+    st.after_pred()
+    learn.loss_grad = learn.loss_func(learn.pred, learn.yb[0])
+    st.after_loss()
+    learn.loss_grad.backward()
+    assert {p.grad.device.type for p in model.parameters()} == {'meta'}
+    assert {v.device.type for v in st.history[0].values() if isinstance(v, torch.Tensor)} == {'meta'}
+    assert count_pixels(learn.pred.argmax(1), learn.yb[0]).device.type == 'meta'
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason='this PyTorch knows no CUDA devices')
+@MODELS
+def test_a_gpu_makes_many_passes_in_one_forward(arch, backbone):
+    with FakeTensorMode():
+        model, x, seen = model_on('cuda', arch, backbone), torch.empty(BS, 14, SIZE, SIZE, device='cuda'), []
+        model.register_forward_pre_hook(lambda m, xs: seen.append(len(xs[0])))
+        for n, forwards in ((10, [10*BS]), (20, [16*BS, 4*BS])): # as many passes as fill 64 patches
+            mean, var = mc_dropout(model, x, n)
+            assert seen == forwards
+            seen.clear()
+        for reduce in ('mean', 'predicted'):
+            unc = uncertainty_map(mean, var, reduce)
+            assert (unc.device.type, unc.shape, unc.dtype) == ('cuda', (BS, SIZE, SIZE), torch.float32)
