@@ -11,6 +11,7 @@ import errno, shlex, sys, warnings
 from contextlib import contextmanager
 from json import dumps
 from pathlib import Path
+from fastcore.basics import noop
 from fastcore.script import call_parse, store_true
 from .data import InputError
 
@@ -22,7 +23,7 @@ def one_line_errors(
     "Turn a user's mistake into one line and exit status 1, an interrupt into status 130; bugs keep their traceback"
     import fastprogress.fastprogress as fp
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
-    fp.NO_BAR = fp.NO_BAR or not sys.stdout.isatty() # its own check is always true
+    if not sys.stdout.isatty(): fp.NO_BAR, fp.print = True, noop # its own check is always true, and a bar tries a block before it
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # names a terminal cannot show
     try: yield
     except (InputError, FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as e:

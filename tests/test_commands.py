@@ -32,7 +32,7 @@ init = "teacher"
 
 
 def run(command, *args):
-    return subprocess.run([BIN/f'landslide-{command}', *map(str, args)], capture_output=True, text=True)
+    return subprocess.run([BIN/f'landslide-{command}', *map(str, args)], capture_output=True, encoding='utf-8')
 
 
 def refused(res, command, *words):
@@ -58,6 +58,7 @@ def trained(world, tmp_path_factory):
     (folder/'tiny.toml').write_text(TINY)
     res = run('train', world, folder/'run', '--recipe', folder/'tiny.toml', '--truth', world/'truth')
     assert res.returncode == 0, res.stderr
+    assert 'epoch' in res.stdout and '█' not in res.stdout, 'a table, but no bars in a pipe'
     return folder/'run'
 
 
