@@ -353,7 +353,8 @@ def main():
                 if k == 'step': bench_bank(Path(tmp), rows, res)
     mark = {True: 'yes', False: '**no**', None: ''}
     lines = ['# Speed', '', 'Made by `make bench`; every number is a ratio of medians from runs in turn, with its range over the rounds in brackets, '
-             'unless it says otherwise.', '',
+             'unless it says otherwise.'
+             ' Batches are read with an allocator that keeps the memory of a batch, as it does from the third batch of a training on.', '',
              f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__.split("+")[0]}, {precision()}, Python {platform.python_version()}; '
              f'{time.strftime("%Y-%m-%d")}, {time.perf_counter() - start:.0f} s in all.', '',
              '| what | ratio | bar | met | in figures |', '|---|---|---|---|---|',
