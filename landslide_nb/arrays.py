@@ -45,7 +45,9 @@ class Mapped:
     def __len__(self): return len(self.map)
     def __getitem__(self, i):
         self.check()
-        return self._count(np.array(self.map[i]))
+        res = np.array(self.map[i])
+        self._count(res.nbytes)
+        return res
 
     @cached_property
     def rows(self):
@@ -61,7 +63,9 @@ class Mapped:
         import torch
         if self.dtype == np.float16: return self.fill(torch.empty(len(idxs), *self.shape[1:]), idxs)
         self.check()
-        return self._count(self.rows.index_select(0, torch.from_numpy(idxs)))
+        res = self.rows.index_select(0, torch.from_numpy(idxs))
+        self._count(res.nbytes)
+        return res
 
     def fill(self,
         out, # tensor, or a list of tensors of one row each
@@ -70,18 +74,17 @@ class Mapped:
         "Copy rows into tensors of any precision: one pass over memory, where a gather and a conversion are two"
         self.check()
         for o, i in zip(out, idxs): o.copy_(self.rows[i])
-        self._count(self.map[:1], len(idxs))
+        self._count(len(idxs) * self.map[0].nbytes)
         return out
 
     def check(self):
         "`PatchError` where the file is not as long any more: the system ends a process that reads what a map has lost"
         if self.map._mmap.size() < self.size: raise PatchError(self.path, 'the file was cut short while it was in use')
 
-    def _count(self, res, times=1):
-        if self.limit is None: return res
-        self.touched += times * res.nbytes
+    def _count(self, nbytes):
+        if self.limit is None: return
+        self.touched += nbytes
         if self.touched > self.limit: self.release()
-        return res
 
     def __iter__(self): return (self[i] for i in range(len(self)))
 
@@ -119,14 +122,15 @@ class Joined:
     def gather(self,
         idxs: np.ndarray # positions, from 0 on
     ): # tensor of their rows
-        "Rows as a tensor of its own, on all cores; half precision becomes float32"
+        "Rows as a tensor of its own; half precision becomes float32"
         import torch
         res = torch.empty(len(idxs), *self.shape[1:], dtype=getattr(torch, str(self.dtype).replace('float16', 'float32')))
+        out = res.numpy()
         for k, to, at in self.located(idxs):
             part = self.parts[k]
             if isinstance(part, Mapped): part.fill([res[t] for t in to], at)
             else:
-                for t, i in zip(to, at): res.numpy()[t] = part[i]
+                for t, i in zip(to, at): out[t] = part[i]
         return res
 
     def __iter__(self): return (self[i] for i in range(len(self)))

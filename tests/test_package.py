@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from configparser import ConfigParser
+from functools import cache
 from importlib.metadata import distribution, packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,6 @@ PACKAGE = ROOT/'landslide_nb'
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 INSTALL = '#| hide\n#| eval: false\n!pip install -q '
 REPO = 'git+https://github.com/landslide-nb/landslide_nb'
-SCENES = {'terrain', 'synthscene', 'sentinel', 'windows', 'strips', 'geofiles', 'scene', 'adapt', 'cli_scene'} # need the extra geo
 
 
 def settings():
@@ -65,6 +65,15 @@ def python(code):
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
     return res.stdout.split()
+
+
+@cache
+def needs_geo():
+    "The modules that cannot do all their work without the extra geo, by themselves or through others"
+    res = set()
+    for module in FLOORS: # from the bottom up
+        if {'rasterio', 'pyogrio', *(f'.{o}' for o in res)} & set(imports(module)): res.add(module)
+    return res
 
 
 # Metadata
@@ -167,7 +176,7 @@ def test_notebook_form(path):
     assert str(ROOT) not in text and str(Path.home()) not in text, 'a path of this machine'
     if path.name == 'index.ipynb': return
     used = {default_exp(path), *re.findall(r'^from landslide_nb\.(\w+)', '\n'.join(o.source for o in cells), re.M)}
-    what = f"'landslide_nb[geo] @ {REPO}'" if used & SCENES else REPO
+    what = f"'landslide_nb[geo] @ {REPO}'" if used & needs_geo() else REPO
     assert INSTALL + what in [o.source.strip() for o in cells], 'the hidden install cell is missing'
     assert (default_exp(path) is None) == ('tutorials' in path.parts)
 
