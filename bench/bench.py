@@ -25,22 +25,24 @@ warnings.filterwarnings('ignore')
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 
-from landslide_nb.augment import BatchAugment
-from landslide_nb.crf import crf_split
-from landslide_nb.data import patch_files
-from landslide_nb.losses import JaccardCE
-from landslide_nb.models import create_segmenter
-from landslide_nb.pack import pack_data
-from landslide_nb.precision import amp_dtype, autocast
-from landslide_nb.predict import predict_folder, unlabelled_dl
-from landslide_nb.pseudo import PseudoBank, UncertaintyHistogram, uncertainty_bin
-from landslide_nb.recipe import DEMO, PAPER
-from landslide_nb.run import train_stage
-from landslide_nb.selftrain import SelfTraining, draw_lam, mixed_loss, mixup
-from landslide_nb.store import Split, SplitDL, read_split, split_dls
-from landslide_nb.synth import LABELLED, synth_patch, write_world
-from landslide_nb.training import nesterov
-from landslide_nb.uncertainty import mc_dropout, uncertainty_map
+from landslide_nb.core.precision import amp_dtype, autocast
+from landslide_nb.data.folders import patch_files
+from landslide_nb.data.synth import LABELLED, synth_patch, write_world
+from landslide_nb.data.store import Split, SplitDL, read_split, split_dls
+from landslide_nb.data.augment import BatchAugment
+from landslide_nb.data.pack import pack_data
+from landslide_nb.model.dropout import mc_dropout, uncertainty_map
+from landslide_nb.model.losses import JaccardCE
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.predict.probabilities import unlabelled_dl
+from landslide_nb.predict.crf import crf_split
+from landslide_nb.predict.masks import predict_folder
+from landslide_nb.selftrain.selection import UncertaintyHistogram, uncertainty_bin
+from landslide_nb.selftrain.bank import PseudoBank
+from landslide_nb.selftrain.callback import SelfTraining, draw_lam, mixed_loss, mixup
+from landslide_nb.train.recipe import DEMO, PAPER
+from landslide_nb.train.loop import nesterov
+from landslide_nb.train.stage import train_stage
 
 BS = 8
 BACKBONE = 'resnet18'
@@ -280,7 +282,7 @@ def grow(kind, n, folder):
 # What landslide-pack does, in a process that imports no more than the command
 PACK = '''
 import sys, time
-from landslide_nb.pack import pack_data
+from landslide_nb.data.pack import pack_data
 peak = lambda: next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM'))
 before, start = peak(), time.perf_counter()
 pack_data(*sys.argv[1:], progress=False)

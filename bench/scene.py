@@ -24,16 +24,17 @@ import torch
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rasterio.windows import Window
 
-from landslide_nb.data import L4S_MEANS, Scaling
-from landslide_nb.models import create_segmenter, save_model
-from landslide_nb.precision import amp_dtype
-from landslide_nb.synth import UNSEEN, synth_patch
-from landslide_nb.synthscene import L1C_BANDS, PLACE, UTM, to_dn
+from landslide_nb.core.precision import amp_dtype
+from landslide_nb.data.bands import L4S_MEANS, Scaling
+from landslide_nb.data.synth import UNSEEN, synth_patch
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.model.files import save_model
+from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, UTM, to_dn
 
 RUN = '''
 import sys
 from pathlib import Path
-from landslide_nb.scene import map_scene
+from landslide_nb.scene.map import map_scene
 map_scene(sys.argv[1], sys.argv[2], sys.argv[3], dem=sys.argv[4], threshold=float(sys.argv[5]), polygons='gpkg', min_area=1000, crf=sys.argv[6] == 'crf',
           device='cpu', progress=False)
 print(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM')).split()[1])

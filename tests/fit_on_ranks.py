@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from landslide_nb import run
-from landslide_nb.ranks import leave_ranks, many_ranks
-from landslide_nb.recipe import Stage
-from landslide_nb.run import train_stage
-from landslide_nb.store import Split
+from landslide_nb.core.ranks import leave_ranks, many_ranks
+from landslide_nb.data.store import Split
+from landslide_nb.train.recipe import Stage
+from landslide_nb.train.stage import train_stage
 
 
 def double(create):

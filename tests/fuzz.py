@@ -94,7 +94,8 @@ def mutate(raws, n):
 
 def outcome(path):
     "'read', 'refused', or what a reader must never do"
-    from landslide_nb.data import PatchError, read_mask, read_patch
+    from landslide_nb.core.errors import PatchError
+    from landslide_nb.data.hdf5 import read_mask, read_patch
     found = []
     for read, kinds, size in ((read_patch, np.float32, SIDE), (read_patch, np.float32, None), (read_mask, np.uint8, SIDE)):
         try: x = read(path, size)
@@ -121,7 +122,7 @@ def misbehave(n):
 
 def read_all(raws, numbers, pipe):
     "In a process of its own: what came of each file"
-    import landslide_nb.data
+    import landslide_nb.core.files
     used = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE') if Path('/proc/self/statm').exists() else 2**33
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM,)*2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from landslide_nb import cli
-from landslide_nb.arrays import open_store
-from landslide_nb.check import check_data
-from landslide_nb.data import read_mask, read_patch, write_h5, write_mask, write_patch
-from landslide_nb.models import create_segmenter, save_model
-from landslide_nb.store import read_split
-from landslide_nb.synth import write_world
+from landslide_nb.data.hdf5 import read_mask, read_patch, write_h5, write_mask, write_patch
+from landslide_nb.data.arrays import open_store
+from landslide_nb.data.check import check_data
+from landslide_nb.data.synth import write_world
+from landslide_nb.data.store import read_split
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.model.files import save_model
 from test_commands import BIN, refused, run
 
 TINY = '[[stages]]\nname = "only"\nbackbone = "test_resnet"\niters = 2\nevery = 2\nbs = 2\nsize = 128\n'
@@ -437,7 +438,7 @@ def test_masks_of_every_integer_kind_load(root):
 @pytest.mark.parametrize('band, value', [(8, 0.), (8, 1.234), (13, 0.), (13, 1.234), (12, 3e4)])
 def test_a_constant_band_is_named_and_can_be_learned_from(band, value, root, recipe, tmp_path, capsys):
     "In every patch, so that the whole split has no range in this band"
-    from landslide_nb.data import BANDS
+    from landslide_nb.data.bands import BANDS
     for p in root.glob('*/img/*.h5'):
         x = read_patch(p)
         x[band] = value

@@ -7,16 +7,16 @@ import torch
 from fastai.torch_core import to_device
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from landslide_nb.augment import BatchAugment
-from landslide_nb.losses import JaccardCE
-from landslide_nb.metrics import count_pixels
-from landslide_nb.models import create_segmenter, dropout_site
-from landslide_nb.predict import unlabelled_dl
-from landslide_nb.pseudo import PseudoBank
-from landslide_nb.selftrain import SelfTraining
-from landslide_nb.store import read_split, split_dls
-from landslide_nb.synth import write_world
-from landslide_nb.uncertainty import mc_dropout, uncertainty_map
+from landslide_nb.data.synth import write_world
+from landslide_nb.data.store import read_split, split_dls
+from landslide_nb.data.augment import BatchAugment
+from landslide_nb.model.dropout import dropout_site, mc_dropout, uncertainty_map
+from landslide_nb.model.losses import JaccardCE
+from landslide_nb.model.metrics import count_pixels
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.predict.probabilities import unlabelled_dl
+from landslide_nb.selftrain.bank import PseudoBank
+from landslide_nb.selftrain.callback import SelfTraining
 
 SIZE, BS = 64, 4
 MODELS = pytest.mark.parametrize('arch, backbone', [('deeplabv3plus', 'test_resnet'), ('hrnet', 'hrnet_w18_small')])

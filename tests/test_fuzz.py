@@ -6,7 +6,8 @@ import h5py
 import pytest
 
 import fuzz
-from landslide_nb.data import PatchError, read_mask, read_patch
+from landslide_nb.core.errors import PatchError
+from landslide_nb.data.hdf5 import read_mask, read_patch
 
 FILES = 4000
 SOAK = int(os.environ.get('FUZZ_FILES', 200_000))

@@ -14,15 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from landslide_nb.arrays import open_store
-from landslide_nb.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from landslide_nb.data import InputError, PatchError, Scaling, read_patch, write_mask
-from landslide_nb.models import ModelError, create_segmenter, load_model, save_model
-from landslide_nb.pack import pack_data
-from landslide_nb.predict import submission_zip
-from landslide_nb.recipe import Recipe, RecipeError
-from landslide_nb.store import read_split
-from landslide_nb.synth import write_world
+from landslide_nb.core.errors import InputError, PatchError
+from landslide_nb.data.bands import Scaling
+from landslide_nb.data.hdf5 import read_patch, write_mask
+from landslide_nb.data.arrays import open_store
+from landslide_nb.data.synth import write_world
+from landslide_nb.data.store import read_split
+from landslide_nb.data.pack import pack_data
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.model.files import ModelError, load_model, save_model
+from landslide_nb.predict.masks import submission_zip
+from landslide_nb.train.recipe import Recipe, RecipeError
+from landslide_nb.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from test_bad_input import one_line, said
 from test_package import MODULES, tree
 
@@ -232,7 +235,7 @@ def test_a_large_backbone_takes_no_memory_before_it_is_refused(model, world, cap
     def make(*args, **kwargs):
         made.append(create_segmenter(*args, **kwargs))
         return made[-1]
-    monkeypatch.setattr('landslide_nb.models.create_segmenter', make)
+    monkeypatch.setattr('landslide_nb.model.segmenter.create_segmenter', make)
     meta = json.loads((model/'model.json').read_text())
     meta['config'].update(arch='unet', backbone='regnety_2560')
     (model/'model.json').write_text(json.dumps(meta))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from landslide_nb.pack import check_store
-from landslide_nb.synth import write_world
+from landslide_nb.data.check import check_store
+from landslide_nb.data.synth import write_world
 from test_commands import BIN, TINY, refused, run
 
 

@@ -2,6 +2,7 @@
 import ast
 import importlib.util
 import re
+import statistics
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -35,18 +36,23 @@ EXTRAS = ('dev', 'geo', 'dask', 'accelerate')
 COMMANDS = dict(o.split('=') for o in CFG['console_scripts'].split())
 
 
+def cells(path): return read_nb(path).cells
+
+
 def default_exp(path):
     "The module a notebook is exported to, if any"
-    found = re.findall(r'^#\| *default_exp +(\S+)', '\n'.join(o.source for o in read_nb(path).cells), re.M)
+    found = re.findall(r'^#\| *default_exp +(\S+)', '\n'.join(o.source for o in cells(path)), re.M)
     assert len(found) <= 1, f'{path.name} names several modules'
     return found[0] if found else None
 
 
-FLOORS = [name for name in map(default_exp, sorted((ROOT/'nbs').glob('*.ipynb'))) if name]
-MODULES = sorted(o.stem for o in PACKAGE.glob('*.py') if not o.stem.startswith('_'))
+WINGS = ('core', 'data', 'model', 'predict', 'selftrain', 'look', 'train', 'scene', 'app') # from the ground up
+SOURCES = [o for o in sorted((ROOT/'nbs').glob('*.ipynb')) if o.name != 'index.ipynb']
+FLOORS = [default_exp(o) for o in SOURCES]
+MODULES = sorted('.'.join(o.relative_to(PACKAGE).with_suffix('').parts) for o in PACKAGE.glob('*/*.py') if not o.stem.startswith('_'))
 
 
-def tree(module): return ast.parse((PACKAGE/f'{module}.py').read_text(encoding='utf-8'))
+def tree(module): return ast.parse((PACKAGE/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8'))
 
 
 def imports(module):
@@ -54,10 +60,25 @@ def imports(module):
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import): names = [o.name for o in node.names]
         elif not isinstance(node, ast.ImportFrom): continue
-        elif node.level and not node.module: names = [f'.{o.name}' for o in node.names]
+        elif node.level: # from here, or from the wing or the package above
+            base = ['', *module.split('.')[:-1]][:len(module.split('.')) + 1 - node.level]
+            names = ['.'.join([*base, node.module])] if node.module else ['.'.join([*base, o.name]) for o in node.names]
         elif node.module == 'landslide_nb': names = [f'.{o.name}' for o in node.names]
-        else: names = ['.'*node.level + node.module]
+        else: names = [node.module]
         for name in names: yield re.sub(r'^landslide_nb\.', '.', name)
+
+
+def public(module):
+    "The names that a star import of a module gives"
+    return next(ast.literal_eval(o.value) for o in tree(module).body if isinstance(o, ast.Assign) and o.targets[0].id == '__all__')
+
+
+def exported(path):
+    "The lines of each exported cell of a notebook, without those that hold imports alone"
+    for c in cells(path):
+        if c.cell_type != 'code' or not re.match(r'#\| *exporti?\b', c.source): continue
+        lines = [o for o in c.source.splitlines() if not o.startswith('#|')]
+        if not all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse('\n'.join(lines)).body): yield lines
 
 
 def python(code):
@@ -124,24 +145,64 @@ def test_command_explains_itself(command):
 
 def test_every_module_has_one_notebook():
     assert sorted(FLOORS) == MODULES
+    assert [o.stem.split('_', 1)[1] for o in SOURCES] == FLOORS
+
+
+def test_a_decade_a_wing_and_every_number_once():
+    numbers = [o.name.split('_')[0] for o in SOURCES]
+    assert len(set(numbers)) == len(numbers)
+    assert {o.name: WINGS[int(o.name[0])] for o in SOURCES} == {o.name: default_exp(o).split('.')[0] for o in SOURCES}
+    assert sorted(o.name for o in PACKAGE.iterdir() if o.is_dir() and o.name != '__pycache__') == sorted(WINGS)
 
 
 @pytest.mark.parametrize('module', MODULES)
-def test_imports_only_from_floors_below(module):
-    above = FLOORS[FLOORS.index(module):]
+def test_imports_only_from_below(module):
+    "From the wings below its own, and in its own wing from the modules below it"
+    above, known = FLOORS[FLOORS.index(module):], {'', '__version__', *FLOORS}
     for name in imports(module):
-        if name.startswith('.'): assert name.lstrip('.').split('.')[0] not in above, f'{module} imports {name}'
+        if not name.startswith('.'): continue
+        assert name[1:] in known, f'{module} imports {name}'
+        assert name[1:] not in above, f'{module} imports {name}'
 
 
 def test_the_ground_floor_stands_alone():
-    loaded = python('import sys, landslide_nb.data; print(*sys.modules)')
-    assert {o for o in loaded if o.startswith('landslide_nb.')} == {'landslide_nb.data', 'landslide_nb.container'}
-    assert not {'pydensecrf', 'timm', 'segmentation_models_pytorch', 'fastai'} & set(loaded)
+    loaded = python('import sys, landslide_nb.data.folders; print(*sys.modules)')
+    ours = {o.removeprefix('landslide_nb.') for o in loaded if o.startswith('landslide_nb.')}
+    assert ours <= {'core', 'data', *(o for o in FLOORS if o.split('.')[0] in ('core', 'data'))}
+    assert not {'torch', 'pydensecrf', 'timm', 'segmentation_models_pytorch', 'fastai'} & set(loaded)
+
+
+def test_the_front_door_gives_what_a_person_types():
+    given = set(python('from landslide_nb.all import *; print(*dir())'))
+    assert {o for m in MODULES if m != 'app.commands' for o in public(m)} <= given
+
+
+def test_names_are_few_and_none_is_for_tests_alone():
+    names = {o: m for m in MODULES for o in public(m)}
+    assert len(names) == sum(len(public(m)) for m in MODULES) <= 180
+    assert not {'found', 'told', 'by', 'GoOn', 'GoOnWithin'} & names.keys()
+    texts = {m: ast.dump(tree(m)) for m in MODULES} | {o.name: o.read_text(encoding='utf-8') for o in (ROOT/'bench').glob('*.py')}
+    texts |= {o.name: '\n'.join(c.source for c in cells(o)) for o in NOTEBOOKS if 'tutorials' in o.parts or o.name == 'index.ipynb'}
+    commands = {o.split(':')[1] for o in COMMANDS.values()}
+    used = {n for n, home in names.items() if any(re.search(rf'\b{n}\b', t) for m, t in texts.items() if m != home)}
+    assert sorted(names.keys() - used - commands) == []
+
+
+def test_exported_cells_are_small():
+    sizes = {o.name: [len(c) for c in exported(o)] for o in SOURCES}
+    assert {k: max(v) for k, v in sizes.items() if max(v, default=0) > 60} == {}
+    assert statistics.median(chain.from_iterable(sizes.values())) <= 15
+
+
+def test_lines_are_short():
+    long = [f'{o.name}:{i}' for d in ('tests', 'bench', 'tools') for o in (ROOT/d).glob('*.py')
+            for i, line in enumerate(o.read_text(encoding='utf-8').splitlines(), 1) if len(line) > 150]
+    assert long == []
 
 
 def test_what_is_not_a_scene_needs_no_rasterio():
     "Every module can be imported without the extras, and no module imports them before they are used"
-    lines = '\n'.join(f'import landslide_nb.{o}' for o in MODULES)
+    lines = '\n'.join(f'import landslide_nb.{o}' for o in [*MODULES, 'all'])
     block = 'import sys\nfor o in ("rasterio", "pyogrio", "dask", "distributed", "accelerate"): sys.modules[o] = None\n'
     assert python(f'{block}{lines}\nprint(len(sys.modules) > 9)') == ['True']
 
@@ -169,15 +230,17 @@ def test_nothing_read_from_disk_can_run_code(module):
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
 def test_notebook_form(path):
     assert path.stat().st_size < 300_000
-    cells = read_nb(path).cells
-    assert cells[0].cell_type == 'markdown' and re.match(r'# .+\n\n> .+', cells[0].source), 'title and subtitle come first'
-    assert not [o for c in cells for o in c.get('outputs', []) if o.output_type == 'error'], 'a stored error'
+    found = cells(path)
+    assert found[0].cell_type == 'markdown' and re.match(r'# .+\n\n> .+', found[0].source), 'title and subtitle come first'
+    assert not [o for c in found for o in c.get('outputs', []) if o.output_type == 'error'], 'a stored error'
     text = path.read_text(encoding='utf-8')
-    assert str(ROOT) not in text and str(Path.home()) not in text, 'a path of this machine'
+    assert str(ROOT) not in text and str(Path.home()) not in text and '/shared' not in text, 'a path of this machine'
     if path.name == 'index.ipynb': return
-    used = {default_exp(path), *re.findall(r'^from landslide_nb\.(\w+)', '\n'.join(o.source for o in cells), re.M)}
+    assert default_exp(path) or not re.findall(r'^(?:from|import) landslide_nb\.(?!all\b)', text, re.M), 'a tutorial uses the front door'
+    used = {default_exp(path), *re.findall(r'^from landslide_nb\.([\w.]+)', '\n'.join(o.source for o in found), re.M)}
+    if default_exp(path) is None: used |= {m for m in needs_geo() for o in public(m) if re.search(rf'\b{o}\b', text)}
     what = f"'landslide_nb[geo] @ {REPO}'" if used & needs_geo() else REPO
-    assert INSTALL + what in [o.source.strip() for o in cells], 'the hidden install cell is missing'
+    assert INSTALL + what in [o.source.strip() for o in found], 'the hidden install cell is missing'
     assert (default_exp(path) is None) == ('tutorials' in path.parts)
 
 

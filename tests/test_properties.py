@@ -12,17 +12,20 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landslide_nb.arrays import Joined, Mapped
-from landslide_nb.container import read_h5
-from landslide_nb.data import IGNORE, N_BANDS, PATCH, PatchError, Scaling, measure_scaling, numbered, patch_files, write_mask, write_patch
-from landslide_nb.losses import JaccardCE, cross_entropy, jaccard_loss
-from landslide_nb.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
-from landslide_nb.models import create_segmenter
-from landslide_nb.pack import check_store, pack_data
-from landslide_nb.predict import predict_split, score_masks
-from landslide_nb.pseudo import UncertaintyHistogram, select_class_balanced, select_streaming, uncertainty_bin
-from landslide_nb.selftrain import mixed_loss, mixup
-from landslide_nb.store import Split, SplitDL, read_split
+from landslide_nb.core.errors import PatchError
+from landslide_nb.data.bands import IGNORE, N_BANDS, PATCH, Scaling, measure_scaling
+from landslide_nb.data.hdf5 import read_h5, write_mask, write_patch
+from landslide_nb.data.folders import numbered, patch_files
+from landslide_nb.data.arrays import Joined, Mapped
+from landslide_nb.data.check import check_store
+from landslide_nb.data.store import Split, SplitDL, read_split
+from landslide_nb.data.pack import pack_data
+from landslide_nb.model.losses import JaccardCE, cross_entropy, jaccard_loss
+from landslide_nb.model.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.predict.probabilities import predict_split, score_masks
+from landslide_nb.selftrain.selection import UncertaintyHistogram, select_class_balanced, select_streaming, uncertainty_bin
+from landslide_nb.selftrain.callback import mixed_loss, mixup
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 6))
 SHARES = st.tuples(*[st.one_of(st.sampled_from([0., 1., .9, .7, .5]), st.floats(0, 1))]*2)

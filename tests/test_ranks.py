@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_commands import BIN, TINY
 
-from landslide_nb.synth import write_world
+from landslide_nb.data.synth import write_world
 
 pytest.importorskip('accelerate')
 TWO = [BIN/'torchrun', '--standalone', '--nproc_per_node', '2']
@@ -51,8 +51,8 @@ def test_train_command_on_two_processes(tmp_path):
 LATE = '''
 import os, sys, time
 from landslide_nb import run
-from landslide_nb.ranks import leave_ranks, many_ranks
-from landslide_nb.recipe import get_recipe
+from landslide_nb.core.ranks import leave_ranks, many_ranks
+from landslide_nb.train.recipe import get_recipe
 begin = run.begin_run
 def late(*args):
     if os.environ['RANK'] == '1': time.sleep(3)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 from test_commands import BIN, TINY
 
-from landslide_nb.synth import write_world
+from landslide_nb.data.synth import write_world
 
 fork = multiprocessing.get_context('forkserver')
 fork.set_forkserver_preload(['landslide_nb.run'])
@@ -27,8 +27,8 @@ def train(world, out, toml, resume=False, die=None):
     os.setpgrp()
     import torch
     torch.set_num_threads(1)
-    from landslide_nb.recipe import get_recipe
-    from landslide_nb.run import run_recipe
+    from landslide_nb.train.recipe import get_recipe
+    from landslide_nb.train.run import run_recipe
     if die is not None:
         calls, sync = [0], os.fsync
         def fsync(fd):
@@ -178,7 +178,7 @@ def test_predictions_that_find_no_room(whole, tmp_path):
 
 ORPHANS = '''
 import numpy as np, os, signal
-from landslide_nb.crf import crf_pool, crf_split
+from landslide_nb.predict.crf import crf_pool, crf_split
 with crf_pool(2) as pool:
     crf_split(np.full((8, 16, 16), .5), np.random.rand(8, 14, 16, 16), progress=False, pool=pool)
     print(*pool._processes, flush=True)

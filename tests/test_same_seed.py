@@ -10,17 +10,17 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
 
-from landslide_nb.augment import BatchAugment
-from landslide_nb.block import landslide_dls
-from landslide_nb.data import PatchError
-from landslide_nb.demo import run_demo
-from landslide_nb.losses import JaccardCE
-from landslide_nb.models import create_segmenter
-from landslide_nb.pack import pack_data
-from landslide_nb.recipe import DEMO, Recipe
-from landslide_nb.store import read_split, split_dls
-from landslide_nb.synth import write_world
-from landslide_nb.training import nesterov
+from landslide_nb.core.errors import PatchError
+from landslide_nb.data.synth import write_world
+from landslide_nb.data.block import landslide_dls
+from landslide_nb.data.store import read_split, split_dls
+from landslide_nb.data.augment import BatchAugment
+from landslide_nb.data.pack import pack_data
+from landslide_nb.model.losses import JaccardCE
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.train.recipe import DEMO, Recipe
+from landslide_nb.train.loop import nesterov
+from landslide_nb.app.demo import run_demo
 
 TINY = Recipe('tiny', [replace(s, iters=2, every=1, bs=2, backbone='test_resnet' if s.arch != 'hrnet' else s.backbone)
                        for s in DEMO.stages if s.name in ('model1', 'model2', 'model3', 'model2_without', 'model3_without', 'final')])

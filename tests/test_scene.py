@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from landslide_nb.cli import synth
-from landslide_nb.cli_scene import adapt_command, map_command
-from landslide_nb.data import Scaling
-from landslide_nb.models import create_segmenter, save_model
-from landslide_nb.scene import map_scene
-from landslide_nb.sentinel import WANTED, Scene
-from landslide_nb.synth import UNSEEN, synth_patch, write_world
-from landslide_nb.synthscene import L1C_BANDS, PLACE, to_dn, write_raster
-from landslide_nb.terrain import SceneError
+from landslide_nb.data.bands import Scaling
+from landslide_nb.data.synth import UNSEEN, synth_patch, write_world
+from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.model.files import save_model
+from landslide_nb.scene.terrain import SceneError
+from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, to_dn, write_raster
+from landslide_nb.scene.sentinel import WANTED, Scene
+from landslide_nb.scene.map import map_scene
+from landslide_nb.app.commands import adapt_command, map_command, synth
 from test_commands import BIN, refused, run
 
 rasterio = pytest.importorskip('rasterio')

@@ -15,9 +15,9 @@ USE = '''
 import importlib, pkgutil, sys
 import landslide_nb as lib
 assert lib.__file__.startswith(sys.prefix), lib.__file__
-names = sorted(o.name for o in pkgutil.iter_modules(lib.__path__))
-for o in names: importlib.import_module(f'{lib.__name__}.{o}')
-print(lib.__name__, lib.__version__, *names)
+names = sorted(o.name for o in pkgutil.walk_packages(lib.__path__, 'landslide_nb.'))
+for o in names: importlib.import_module(o)
+print(lib.__name__, lib.__version__, *(o.removeprefix('landslide_nb.') for o in names))
 '''
 
 
