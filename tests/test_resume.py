@@ -18,7 +18,7 @@ from test_commands import BIN, TINY
 from landslide_nb.data.synth import write_world
 
 fork = multiprocessing.get_context('forkserver')
-fork.set_forkserver_preload(['landslide_nb.run'])
+fork.set_forkserver_preload(['landslide_nb.train.run'])
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'passive'}
 
 

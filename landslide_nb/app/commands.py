@@ -86,7 +86,7 @@ def train(
 ):
     "Run a recipe: train its models one after the other, each with its pseudo labels. Ctrl-C keeps a checkpoint"
     with one_line_errors('landslide-train'), skipping('landslide-train', skip_bad) as bad:
-        from landslide_nb.core.ranks import leave_ranks
+        from landslide_nb.train.processes import leave_processes
         from landslide_nb.train.recipe import get_recipe
         from landslide_nb.train.run import run_recipe
         check_range(0, None, seed=seed, checkpoint=checkpoint)
@@ -95,7 +95,7 @@ def train(
         with how_to_go_on('landslide-train', out):
             summary = run_recipe(data, out, recipe, seed, truth, pick_device(device), amp=not full_precision,
                                  resume=resume, checkpoint=checkpoint, bad=bad)
-        if not leave_ranks(): print(stage_table(summary))
+        if not leave_processes(): print(stage_table(summary))
 
 # %% ../../nbs/83_app.commands.ipynb #df2c0df9
 def check_truth(

@@ -80,8 +80,8 @@ def pick_device(
     "A device that is there; any other is refused with one line. Of several processes each has its own"
     import torch
     from fastai.torch_core import default_device
-    from landslide_nb.core.ranks import many_ranks, rank_device
-    if many_ranks(): return rank_device()
+    from landslide_nb.train.processes import many_processes, process_device
+    if many_processes(): return process_device()
     if name is None: return torch.device(default_device())
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f'--device {name}', str(e).split('. ')[0]) from None

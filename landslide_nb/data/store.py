@@ -164,11 +164,12 @@ class SplitDL(TfmdDL):
         shuffle: bool = False,# deal out shuffles without end, in epochs of `iters` batches
         iters: int = None,    # batches an epoch, one pass over the split by default
         seed: int = None,     # of the shuffles, drawn from torch's generator by default
+        share: slice = slice(None), # which patches of each batch are gathered
         **kwargs              # passed to `TfmdDL`
     ):
         kwargs = {**kwargs, 'num_workers': 0}
         super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
-        self.iters, self.seed, self.queue = iters, seed, np.empty(0, dtype=int)
+        self.iters, self.seed, self.share, self.queue = iters, seed, share, np.empty(0, dtype=int)
         self.shuffles = np.random.default_rng(int(torch.randint(2**31, ())) if seed is None else seed)
         self.now, self.skip, self.at_start = self.queue, 0, None
 
@@ -198,7 +199,7 @@ class SplitDL(TfmdDL):
     def create_batches(self, samps):
         if self.at_start is not None: self.at_start()
         self.at_start = None
-        for idxs in chunked(samps, self.bs): yield self.dataset.gather(idxs)
+        for idxs in chunked(samps, self.bs): yield self.dataset.gather(idxs[self.share])
 
     def state_dict(self):
         "The order of this epoch's patches and what comes after it, as plain values and tensors"
@@ -214,7 +215,7 @@ class SplitDL(TfmdDL):
         self.skip, self.at_start = at, start if at else None
 
     def new(self, dataset=None, cls=None, **kwargs):
-        kwargs = {'iters': self.iters, 'seed': self.seed, **kwargs} if kwargs.get('shuffle', self.shuffle) else kwargs
+        kwargs = {'iters': self.iters, 'seed': self.seed, 'share': self.share, **kwargs} if kwargs.get('shuffle', self.shuffle) else kwargs
         return super().new(dataset, cls, **kwargs)
 
 # %% ../../nbs/17_data.store.ipynb #187d48a6
@@ -226,10 +227,11 @@ def split_dls(
     scaling: Scaling = None, # constants, measured on `train` by default
     batch_tfms = None,     # further batch transforms such as `BatchAugment`
     seed: int = None,      # of the shuffles
-    device = None          # where batches go, fastai's default by default
+    device = None,         # where batches go, fastai's default by default
+    share: slice = slice(None) # which patches of each training batch are gathered
 ) -> DataLoaders:
     "fastai DataLoaders over splits"
     tfms = [ScaleBands(scaling or train.measure_scaling()), *listify(batch_tfms)]
     if valid is None: valid = Split(train.x[:bs], None if train.y is None else train.y[:bs], train.ns[:bs])
-    return DataLoaders(SplitDL(train, bs, shuffle=True, iters=iters, seed=seed, after_batch=tfms),
+    return DataLoaders(SplitDL(train, bs, shuffle=True, iters=iters, seed=seed, share=share, after_batch=tfms),
                        SplitDL(valid, bs, after_batch=tfms), device=device)

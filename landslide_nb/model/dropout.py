@@ -15,14 +15,11 @@ from ..core.precision import cast_once
 def dropout_mask(
     x: torch.Tensor, # feature map, densely laid out
     p: float,        # probability of dropping an element, rounded to 1/65536
-    generator = None,# torch generator on the device of `x`; torch's global one by default
-    rows: tuple = None # where `x` is part of a batch: the positions of its patches, and the size of the batch, for which the mask is drawn
+    generator = None # torch generator on the device of `x`; torch's global one by default
 ) -> torch.Tensor: # like `x`: 0 where dropped, elsewhere what brings the mean back
     "An element-wise dropout mask"
-    one, cut = x[0].numel(), min(round(p * 65536), 65535)
-    n = one * (len(x) if rows is None else rows[1])
+    n, cut = x.numel(), min(round(p * 65536), 65535)
     bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-2**63, None, generator=generator).view(torch.int16)[:n]
-    if rows is not None: bits = bits.view(-1, one)[rows[0]].view(-1)
     keep = bits.as_strided(x.shape, torch.empty_like(x).stride()) >= cut - 32768
     return keep.to(x.dtype).mul_(65536 / (65536 - cut))
 
@@ -31,11 +28,11 @@ class DropoutSite(nn.Module):
     "Element-wise dropout: with `p` while `active`, whatever the model's mode, else with `train_p` in training; both are off unless asked"
     def __init__(self):
         super().__init__()
-        self.p, self.active, self.generator, self.train_p, self.rows = 0., False, None, 0., None
+        self.p, self.active, self.generator, self.train_p = 0., False, None, 0.
     def forward(self, x):
         p = self.p if self.active else self.train_p if self.training else 0.
         if p == 0: return x
-        return x * (dropout_mask(x, p, self.generator) if self.active else dropout_mask(x, p, rows=self.rows))
+        return x * dropout_mask(x, p, self.generator if self.active else None)
 
 # %% ../../nbs/20_model.dropout.ipynb #9107b2e2
 def apply_site(conv, inp, out):

@@ -6,14 +6,12 @@
 __all__ = ['unlabelled_dl', 'predict_split', 'query_teacher', 'score_masks', 'evaluate']
 
 # %% ../../nbs/30_predict.probabilities.ipynb #a5425f88
-from fastai.torch_core import default_device, num_distrib, rank_distrib, to_device
-from fastcore.basics import chunked
+from fastai.torch_core import default_device, to_device
 import numpy as np
 from torch import nn
 import torch
 from ..core.progress import with_bar
 from ..core.precision import autocast, cast_once
-from ..core.ranks import from_rank, many_ranks
 from ..data.bands import Scaling
 from ..data.arrays import release, scratch
 from ..data.block import ScaleBands
@@ -80,6 +78,18 @@ def query_batch(
     return logits.softmax(1)[:, 1].cpu().numpy(), uncertainty_map(logits, var, reduce).cpu().numpy()
 
 # %% ../../nbs/30_predict.probabilities.ipynb #992feb05
+def teacher_answers(
+    teacher: nn.Module,   # in eval mode; gives logits
+    dl,                   # un-augmented patches in order: a fastai or torch loader of `x` or `(x, …)` batches
+    seed: int = None,     # of the passes, another one a batch; torch's global generator by default
+    progress: bool = True,# show a bar
+    **kwargs              # passed to `query_batch`
+): # yields landslide probability and uncertainty, both `(B, H, W)` float32 arrays, batch by batch
+    "Ask the teacher about every batch"
+    for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
+        yield query_batch(teacher, b[0] if isinstance(b, (tuple, list)) else b, seed=None if seed is None else seed + i, **kwargs)
+
+# %% ../../nbs/30_predict.probabilities.ipynb #2fe662b9
 def query_teacher(
     teacher: nn.Module,  # frozen; gives logits
     dl,                  # un-augmented patches in order: a fastai or torch loader of `x` or `(x, …)` batches
@@ -89,26 +99,20 @@ def query_teacher(
     reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it
     progress: bool = True,# show a bar
-    answer: str = 'plain'# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
+    answer: str = 'plain',# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
+    answers = teacher_answers # asks, batch by batch; another one can deal the batches out to several machines
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
-    "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch"
+    "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch; an unknown `answer` raises `ValueError`"
     if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
-    was, device = teacher.training, next(teacher.parameters()).device
-    world, rank = (num_distrib(), rank_distrib()) if many_ranks() else (1, 0)
-    at, out, mine = 0, None, None
+    was, at, out = teacher.training, 0, None
     teacher.eval()
     try:
-        for batches in chunked(enumerate(with_bar(dl, progress, 'asking the teacher')), world):
-            batches = [(i, b[0] if isinstance(b, (tuple, list)) else b) for i, b in batches]
-            if rank < len(batches):
-                i, x = batches[rank]
-                mine = query_batch(teacher, x, n, p, None if seed is None else seed + i, reduce, amp, answer)
-            for r, (i, x) in enumerate(batches):
-                if out is None: out = [scratch((len(dl.dataset), *x.shape[-2:]), np.float32) for _ in range(2)]
-                for a, v in zip(out, from_rank(r, mine, 2, (len(x), *x.shape[-2:]), device)):
-                    a[at:at + len(x)] = v
-                    if i % 16 == 0: release(a)
-                at += len(x)
+        for i, res in enumerate(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer)):
+            if out is None: out = [scratch((len(dl.dataset), *res[0].shape[1:]), np.float32) for _ in res]
+            for a, v in zip(out, res):
+                a[at:at + len(v)] = v
+                if i % 16 == 0: release(a)
+            at += len(res[0])
     finally: teacher.train(was)
     return tuple(out)
 

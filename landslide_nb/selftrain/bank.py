@@ -9,7 +9,7 @@ __all__ = ['PseudoBank']
 import numpy as np
 from torch import nn
 from ..data.arrays import release, scratch
-from ..predict.probabilities import query_teacher
+from ..predict.probabilities import query_teacher, teacher_answers
 from .selection import select_class_balanced
 
 # %% ../../nbs/41_selftrain.bank.ipynb #18b6064b
@@ -25,17 +25,18 @@ class PseudoBank:
         reduce: str = 'mean',   # see `uncertainty_map`
         amp: bool = True,       # mixed precision where the device has it
         progress: bool = True,  # show a bar
-        answer: str = 'plain'   # see `query_teacher`
+        answer: str = 'plain',  # see `query_teacher`
+        answers = teacher_answers # asks the teacher, see `query_teacher`
     ):
         self.teacher, self.dl, self.keep, self.n, self.p, self.seed = teacher, dl, keep, n, p, seed
-        self.reduce, self.amp, self.progress, self.answer, self.made = reduce, amp, progress, answer, 0
+        self.reduce, self.amp, self.progress, self.answer, self.answers, self.made = reduce, amp, progress, answer, answers, 0
         self.labels = self.thresholds = self.prob = self.unc = self.pred = None
 
     def make(self):
         "Ask the teacher and select; called again, it asks with other dropout masks"
         seed = None if self.seed is None else self.seed + 100_000 * self.made
         self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
-                                            self.answer)
+                                            self.answer, self.answers)
         self.pred = scratch(self.prob.shape, np.uint8)
         for i in range(0, len(self.pred), 64):
             self.pred[i:i + 64] = self.prob[i:i + 64] > .5

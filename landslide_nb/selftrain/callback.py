@@ -12,7 +12,6 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
-from ..core.ranks import share_batch
 from ..data.block import LandslideMask
 from .bank import PseudoBank
 
@@ -134,10 +133,8 @@ class SelfTraining(Callback):
         perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
         x, xu = mixup(x, lam, perm), mixup(xu, lam, perm_u)
         kept = [(yu == c).sum() for c in (0, 1)]
-        part, part_u = share_batch(self.model, len(x), len(xu))
-        y, yu = (y[part], y[perm][part]), (yu[part_u], yu[perm_u][part_u])
-        self.halves = dict(lam=lam, y=y, yu=yu, kept=kept)
-        self.learn.xb, self.learn.yb = (torch.cat([x[part], xu[part_u]]), *self.xb[1:]), (y[0], *self.yb[1:])
+        self.halves = dict(lam=lam, y=(y, y[perm]), yu=(yu, yu[perm_u]), kept=kept)
+        self.learn.xb, self.learn.yb = (torch.cat([x, xu]), *self.xb[1:]), (y, *self.yb[1:])
 
     def after_pred(self):
         n = len(self.halves['y'][0])

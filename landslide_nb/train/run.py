@@ -13,12 +13,12 @@ import torch
 from ..core.errors import PatchError
 from ..core.files import write_json
 from ..core.precision import amp_dtype
-from ..core.ranks import wait_for_ranks
 from ..data.folders import SPLITS
 from ..data.store import on_device, read_split
 from ..model.files import load_model
 from ..predict.probabilities import evaluate
 from .recipe import Recipe, RecipeError
+from .processes import wait_for_processes
 from .stage import train_stage
 
 # %% ../../nbs/65_train.run.ipynb #2392e5dd
@@ -65,7 +65,7 @@ def begin_run(
     there = path.exists()
     if not rank_distrib():
         for p in Path(out).rglob('.tmp-*'): p.unlink(missing_ok=True) # a kill may leave them
-    wait_for_ranks() # nobody writes before all have looked
+    wait_for_processes() # nobody writes before all have looked
     if not there:
         if resume: raise RecipeError(f'{out} holds no run to go on with')
         if not rank_distrib(): write_json(path, dict(about, stages={}))

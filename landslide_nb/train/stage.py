@@ -6,7 +6,7 @@
 __all__ = ['train_stage']
 
 # %% ../../nbs/64_train.stage.ipynb #7f743ff7
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from fastai.callback.schedule import ParamScheduler
@@ -16,7 +16,6 @@ import matplotlib.pyplot as plt
 import torch
 from ..core.files import atomic_path
 from ..core.precision import autocast, mixed_precision
-from ..core.ranks import many_ranks
 from ..data.bands import N_BANDS, Scaling
 from ..data.store import split_dls
 from ..data.augment import BatchAugment
@@ -25,16 +24,125 @@ from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
 from ..model.segmenter import create_segmenter
 from ..model.files import save_model
-from ..predict.probabilities import unlabelled_dl
+from ..predict.probabilities import teacher_answers, unlabelled_dl
 from ..selftrain.bank import PseudoBank
 from ..selftrain.callback import SelfTraining
 from ..look.charts import plot_curves
 from .recipe import RecipeError, Stage
-from .checkpoint import Checkpoint, GoOn, GoOnWithin, load_checkpoint, patient_interrupt
+from .checkpoint import Checkpoint, Resume, load_checkpoint, patient_interrupt
 from .loop import MetricsCSV, batch_that_fits, nesterov, poly, reports
-from .processes import rank_callbacks
+from .processes import dealt_answers, in_step, many_processes, my_share, own_chance, own_seed
 
-# %% ../../nbs/64_train.stage.ipynb #102a874d
+# %% ../../nbs/64_train.stage.ipynb #2f8eb5ac
+def stage_model(
+    stage: Stage,           # what to train
+    models: dict,           # finished models of earlier stages by name
+    device,                 # where it trains
+    pretrained: bool = False# ImageNet weights for the backbone, fetched from the hub
+) -> torch.nn.Module:
+    "The model that a stage trains, with the weights it starts from"
+    model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom)
+    if stage.init: model.load_state_dict(models[stage.init].state_dict())
+    dropout_site(model).train_p = stage.train_drop
+    return model.to(device, memory_format=torch.channels_last)
+
+# %% ../../nbs/64_train.stage.ipynb #8dac873f
+def stage_learner(
+    stage: Stage,    # what to train
+    model,           # from `stage_model`
+    data: dict,      # `Split`s by name; 'valid' is scored where it has masks
+    scaling: Scaling,# measured on the training split
+    iters: int,      # batches from one report to the next
+    augment: BatchAugment, # of the labelled half
+    seed: int,       # of the shuffles
+    device,          # where it trains
+    out              # the stage's folder
+) -> Learner:
+    "A Learner over the labelled split; `RecipeError` where its batch cannot be dealt evenly to the processes"
+    valid = data.get('valid')
+    scored = valid is not None and valid.y is not None
+    try: share = my_share(stage.bs, 2 if torch.device(device).type == 'cpu' else 1)
+    except ValueError as e: raise RecipeError(f'stage {stage.name!r}: {e}') from None
+    dls = split_dls(data['train'], valid if scored else None, stage.bs, iters, scaling, augment, seed, device, share)
+    return Learner(dls, model, JaccardCE(), opt_func=nesterov(stage.momentum), lr=stage.lr, wd=stage.wd,
+                   metrics=landslide_metrics() if scored else None, path=out)
+
+# %% ../../nbs/64_train.stage.ipynb #157f1150
+def stage_bank(
+    stage: Stage,    # with a teacher
+    data: dict,      # `Split`s by name
+    scaling: Scaling,# measured on the training split
+    models: dict,    # finished models by name
+    device,          # where the teacher is asked
+    seed: int,       # of its passes
+    **kwargs         # passed to `PseudoBank`
+) -> PseudoBank:
+    "The pseudo labels of a stage's unlabelled splits, not made yet"
+    pool = [data[s] for s in stage.unlabelled]
+    dl = unlabelled_dl(sum(pool[1:], pool[0]), scaling, stage.bs, device)
+    return PseudoBank(models[stage.teacher].to(device), dl, stage.keep, stage.passes, stage.drop, seed,
+                      answers=dealt_answers if many_processes() else teacher_answers, **kwargs)
+
+# %% ../../nbs/64_train.stage.ipynb #b4325a04
+def trial_step(
+    model,       # being trained
+    stage: Stage,# its stage
+    bs: int,     # labelled patches
+    device,      # where it trains
+    amp: bool    # mixed precision where the device has it
+):
+    "A forward and a backward pass as large as the stage's"
+    model.zero_grad()
+    x = torch.rand(bs * (2 if stage.teacher else 1), N_BANDS, stage.size, stage.size, device=device)
+    with autocast(device, amp): model(x).float().mean().backward()
+    model.zero_grad()
+
+# %% ../../nbs/64_train.stage.ipynb #ab3cb84c
+def fit_in_memory(
+    learn: Learner,# to fit
+    n: int,        # reports
+    cbs: list,     # callbacks
+    stage: Stage,  # that is trained
+    device,        # where it trains
+    amp: bool      # mixed precision where the device has it
+):
+    "`learn.fit`; where a batch does not fit into the device's memory, `RecipeError` says what size would"
+    try: return learn.fit(n, cbs=cbs)
+    except torch.OutOfMemoryError: pass
+    # outside the handler, whose traceback keeps the batch's tensors alive, as the Learner does
+    learn.xb = learn.yb = learn.pred = learn.loss = learn.loss_grad = None
+    for cb in cbs:
+        if isinstance(cb, SelfTraining): cb.halves = None
+    fits = batch_that_fits(lambda bs: trial_step(learn.model, stage, bs, device, amp), stage.bs)
+    hint = f'{fits} would fit' if fits else 'not even a batch of 1 would fit: choose a smaller size or backbone'
+    raise RecipeError(f'stage {stage.name!r}: a batch of {stage.bs} does not fit into the memory of {device}; {hint}')
+
+# %% ../../nbs/64_train.stage.ipynb #0221f689
+@contextmanager
+def quiet(
+    learn: Learner,# whose bar and table
+    progress: bool # are to be seen
+):
+    "Within the block a Learner shows nothing, unless it should"
+    with ExitStack() as stack:
+        for o in () if progress else (learn.no_bar(), learn.no_logging()): stack.enter_context(o)
+        yield learn
+
+# %% ../../nbs/64_train.stage.ipynb #8b46acad
+def save_stage(
+    out,             # folder
+    model,           # trained
+    scaling: Scaling,# its patches were scaled with
+    recipe: dict,    # where it came from
+    rows: list       # what `MetricsCSV` noted
+):
+    "Write a finished stage: model and curves"
+    save_model(out, model, scaling, recipe=recipe)
+    fig = plot_curves(rows)
+    with atomic_path(Path(out)/'curves.png') as tmp: fig.savefig(tmp)
+    plt.close(fig)
+
+# %% ../../nbs/64_train.stage.ipynb #e1b95d61
 def train_stage(
     stage: Stage,       # what to train
     data: dict,         # `Split`s by name: 'train' and the stage's unlabelled ones; 'valid' is scored where it has masks
@@ -51,66 +159,24 @@ def train_stage(
     "Train one stage and write its model, `metrics.csv` and `curves.png`; a killed one can be resumed until the model is there"
     device, out = torch.device(device or default_device()), Path(out)
     path = out/'checkpoint.pt'
-    state = load_checkpoint(path) if resume else None
+    state = own_chance(load_checkpoint(path), seed) if resume else None
     set_seed(seed, reproducible=True)
-    pretrained = stage.pretrained and not stage.init and state is None
-    model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom)
-    if stage.init: model.load_state_dict(models[stage.init].state_dict())
-    dropout_site(model).train_p = stage.train_drop
-    model = model.to(device, memory_format=torch.channels_last)
-    n, iters = reports(stage.iters, stage.every)
-    augment = BatchAugment(stage.size, stage.scale)
-    valid = data.get('valid')
-    scored = valid is not None and valid.y is not None
-    dls = split_dls(data['train'], valid if scored else None, stage.bs, iters, scaling, augment, seed, device)
-    cbs = [ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)]
-    st = None
+    model = stage_model(stage, models, device, stage.pretrained and not stage.init and state is None)
+    (n, iters), augment = reports(stage.iters, stage.every), BatchAugment(stage.size, stage.scale)
+    learn = stage_learner(stage, model, data, scaling, iters, augment, seed, device, out)
+    cbs, st = [ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)], None
     if stage.teacher:
-        pool = [data[s] for s in stage.unlabelled]
-        dl = unlabelled_dl(sum(pool[1:], pool[0]), scaling, stage.bs, device)
-        bank = PseudoBank(models[stage.teacher].to(device), dl, stage.keep, stage.passes, stage.drop, seed, amp=amp, progress=progress)
-        st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, seed=seed)
-        cbs.append(st)
-    if many_ranks(): cbs += rank_callbacks(device, taught=bool(st))
+        bank = stage_bank(stage, data, scaling, models, device, seed, amp=amp, progress=progress)
+        st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, seed=own_seed(seed))
     log = MetricsCSV(out/'metrics.csv', st)
-    learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(stage.momentum), lr=stage.lr, wd=stage.wd,
-                    metrics=landslide_metrics() if scored else None, path=out)
-    cbs.append(log)
-    with autocast(device, amp), patient_interrupt() as stop, ExitStack() as quiet:
-        if not progress:
-            for o in (learn.no_bar(), learn.no_logging()): quiet.enter_context(o)
+    cbs += [o for o in (st, log) if o]
+    if rank_distrib(): set_seed(own_seed(seed), reproducible=True)
+    with autocast(device, amp), patient_interrupt() as stop, in_step(learn, device), quiet(learn, progress):
         if state is not None:
-            go_on = GoOn(state, n)
-            go_on.restore(learn, cbs)
-            n = go_on.left
-            cbs += [go_on, GoOnWithin(go_on)]
-        full = False
-        try: learn.fit(n, cbs=[*cbs, Checkpoint(path, checkpoint, stop)])
-        except torch.OutOfMemoryError: full = True
-        if full: # outside the handler, whose traceback keeps the batch's tensors alive, as the Learner does
-            learn.xb = learn.yb = learn.pred = learn.loss = learn.loss_grad = None
-            if st: st.halves = None
-            fits = batch_that_fits(lambda bs: trial_step(model, stage, bs, device, amp), stage.bs)
-            hint = f'{fits} would fit' if fits else 'not even a batch of 1 would fit: choose a smaller size or backbone'
-            raise RecipeError(f'stage {stage.name!r}: a batch of {stage.bs} does not fit into the memory of {device}; {hint}')
-    if rank_distrib(): return model.eval()
-    save_model(out, model, scaling, recipe=dict(stage=asdict(stage), seed=seed))
-    ax = plot_curves(log.rows)
-    with atomic_path(out/'curves.png') as tmp: ax.figure.savefig(tmp) if hasattr(ax, 'figure') else ax.savefig(tmp)
-    plt.close('all')
-    path.unlink(missing_ok=True)
+            again = Resume(state, n)
+            again.restore(learn, cbs)
+            n, cbs = again.left, [*cbs, again]
+        fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
+    if not rank_distrib(): save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows)
+    if not rank_distrib(): path.unlink(missing_ok=True)
     return model.eval()
-
-# %% ../../nbs/64_train.stage.ipynb #1f679438
-def trial_step(
-    model,       # being trained
-    stage: Stage,# its stage
-    bs: int,     # labelled patches
-    device,      # where it trains
-    amp: bool    # mixed precision where the device has it
-):
-    "A forward and a backward pass as large as the stage's"
-    model.zero_grad()
-    x = torch.rand(bs * (2 if stage.teacher else 1), N_BANDS, stage.size, stage.size, device=device)
-    with autocast(device, amp): model(x).float().mean().backward()
-    model.zero_grad()
