@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from landslide_nb import cli
+from landslide_nb.app import commands as cli
 from landslide_nb.data.hdf5 import read_mask, read_patch, write_h5, write_mask, write_patch
 from landslide_nb.data.arrays import open_store
 from landslide_nb.data.check import check_data

@@ -268,7 +268,7 @@ def test_adapted_model_maps(world, tmp_path, capsys):
 
 def test_without_rasterio_the_commands_say_what_to_install(world, tmp_path):
     code = ('import sys; sys.modules["rasterio"] = None; sys.argv[0] = "landslide-map"\n'
-            'from landslide_nb.cli_scene import map_command\nmap_command(*sys.argv[1:])')
+            'from landslide_nb.app.commands import map_command\nmap_command(*sys.argv[1:])')
     res = subprocess.run([sys.executable, '-c', code, world/'model', world/'scene.tif', tmp_path/'o'], capture_output=True, text=True)
     refused(res, 'map', 'rasterio', "pip install 'landslide_nb[geo]'")
 
