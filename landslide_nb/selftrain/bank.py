@@ -7,12 +7,13 @@ __all__ = ['PseudoBank']
 
 # %% ../../nbs/41_selftrain.bank.ipynb #6f3b9a5f
 import numpy as np
+from fastcore.basics import patch
 from torch import nn
 from ..data.arrays import release, scratch
 from ..predict.probabilities import query_teacher, teacher_answers
 from .selection import select_class_balanced
 
-# %% ../../nbs/41_selftrain.bank.ipynb #18b6064b
+# %% ../../nbs/41_selftrain.bank.ipynb #0d9d4a22
 class PseudoBank:
     "Pseudo labels of all unlabelled patches, made once from a frozen teacher"
     def __init__(self,
@@ -32,27 +33,30 @@ class PseudoBank:
         self.reduce, self.amp, self.progress, self.answer, self.answers, self.made = reduce, amp, progress, answer, answers, 0
         self.labels = self.thresholds = self.prob = self.unc = self.pred = None
 
-    def make(self):
-        "Ask the teacher and select; called again, it asks with other dropout masks"
-        seed = None if self.seed is None else self.seed + 100_000 * self.made
-        self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
-                                            self.answer, self.answers)
-        self.pred = scratch(self.prob.shape, np.uint8)
-        for i in range(0, len(self.pred), 64):
-            self.pred[i:i + 64] = self.prob[i:i + 64] > .5
-            for a in (self.pred, self.prob): release(a)
-        self.labels, self.thresholds = select_class_balanced(self.pred, self.unc, self.keep)
-        self.made += 1
-        return self
-
-    @property
-    def kept(self):
-        "Kept pixels of each class as shares of those predicted"
-        share = lambda c: sum((o == c).sum() for o in self.labels) / max(sum((o == c).sum() for o in self.pred), 1)
-        return tuple(float(share(c)) for c in range(len(self.keep)))
-
     def __repr__(self):
         if self.labels is None: return 'PseudoBank(not made yet)'
         if self.pred is None: return f'PseudoBank({len(self.labels)} patches, from a checkpoint)'
         shares = ', '.join(f'{k:.1%} of {n} below {t:.3g}' for k, n, t in zip(self.kept, ('background', 'landslide'), self.thresholds))
         return f'PseudoBank({len(self.labels)} patches: {shares})'
+
+# %% ../../nbs/41_selftrain.bank.ipynb #85cb6f5a
+@patch
+def make(self:PseudoBank):
+    "Ask the teacher and select; called again, it asks with other dropout masks"
+    seed = None if self.seed is None else self.seed + 100_000 * self.made
+    self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
+                                        self.answer, self.answers)
+    self.pred = scratch(self.prob.shape, np.uint8)
+    for i in range(0, len(self.pred), 64):
+        self.pred[i:i + 64] = self.prob[i:i + 64] > .5
+        for a in (self.pred, self.prob): release(a)
+    self.labels, self.thresholds = select_class_balanced(self.pred, self.unc, self.keep)
+    self.made += 1
+    return self
+
+# %% ../../nbs/41_selftrain.bank.ipynb #1ff0f37b
+@patch(as_prop=True)
+def kept(self:PseudoBank):
+    "Kept pixels of each class as shares of those predicted"
+    share = lambda c: sum((o == c).sum() for o in self.labels) / max(sum((o == c).sum() for o in self.pred), 1)
+    return tuple(float(share(c)) for c in range(len(self.keep)))

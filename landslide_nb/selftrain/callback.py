@@ -12,6 +12,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
+from fastcore.basics import patch
 from ..data.block import LandslideMask
 from .bank import PseudoBank
 
@@ -75,7 +76,7 @@ def pseudo_dl(
     for k in ('_types', '_n_inp'): vars(res).pop(k, None)
     return res
 
-# %% ../../nbs/42_selftrain.callback.ipynb #4fdb63dc
+# %% ../../nbs/42_selftrain.callback.ipynb #60c887e4
 class SelfTraining(Callback):
     "Add pseudo-labelled patches to each training batch, mix up both halves, and sum their losses (Zhang et al., equation 5)"
     order, run_valid = 20, False
@@ -93,85 +94,112 @@ class SelfTraining(Callback):
         self.refresh, self.from_student, self.seed = refresh, from_student, seed
         self.history, self.batches, self.halves, self.resumed, self.within = [], None, None, None, False
 
-    def before_fit(self):
-        if self.bank.labels is None: self.bank.make()
-        self.rng = np.random.default_rng(self.seed)
-        self.history, self.batches = [], None
-        if self.resumed: self.rng.bit_generator.state, self.history = self.resumed['rng'], list(self.resumed['history'])
+# %% ../../nbs/42_selftrain.callback.ipynb #c52d779c
+@patch
+def before_fit(self:SelfTraining):
+    if self.bank.labels is None: self.bank.make()
+    self.rng = np.random.default_rng(self.seed)
+    self.history, self.batches = [], None
+    if self.resumed: self.rng.bit_generator.state, self.history = self.resumed['rng'], list(self.resumed['history'])
 
-    def before_epoch(self):
-        if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
-            if self.from_student: self.bank.teacher = copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
-            self.bank.make()
-            self.batches = self.resumed = None
+@patch
+def after_fit(self:SelfTraining): self.batches = None
 
-    def before_train(self): self.since = 0 if self.within else len(self.history)
-    def after_train(self):
-        self.within = False
-        # as plain numbers, since a run has tens of thousands of iterations; not earlier, since that waits for the GPU
-        self.history[self.since:] = [{k: float(v) for k, v in h.items()} for h in self.history[self.since:]]
+# %% ../../nbs/42_selftrain.callback.ipynb #25e23250
+@patch
+def before_epoch(self:SelfTraining):
+    if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
+        if self.from_student: self.bank.teacher = copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
+        self.bank.make()
+        self.batches = self.resumed = None
 
-    def _unlabelled(self, bs):
-        while True:
-            chance, skip = torch.get_rng_state(), 0
-            if self.resumed: self.pass_seed, skip = self.resumed['pass_seed'], self.resumed['taken']
-            else: self.pass_seed = int(self.rng.integers(2**31))
-            self.resumed = None
-            for self.taken, b in enumerate(pseudo_dl(self.bank.dl, self.bank.labels, bs, seed=self.pass_seed), 1):
-                if self.taken == skip: torch.set_rng_state(chance) # as if the loader had not been started anew
-                if self.taken > skip: yield b
+# %% ../../nbs/42_selftrain.callback.ipynb #62cdc374
+@patch
+def endless(self:SelfTraining, bs):
+    "Unlabelled batches without end, pass after pass in another order; a resumed pass goes on where it was"
+    while True:
+        chance, skip = torch.get_rng_state(), 0
+        if self.resumed: self.pass_seed, skip = self.resumed['pass_seed'], self.resumed['taken']
+        else: self.pass_seed = int(self.rng.integers(2**31))
+        self.resumed = None
+        for self.taken, b in enumerate(pseudo_dl(self.bank.dl, self.bank.labels, bs, seed=self.pass_seed), 1):
+            if self.taken == skip: torch.set_rng_state(chance) # as if the loader had not been started anew
+            if self.taken > skip: yield b
 
-    def before_batch(self):
-        x, y = self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor)
-        if self.batches is None: self.batches = self._unlabelled(self.bs or len(x))
-        xu, yu = (o.as_subclass(torch.Tensor) for o in to_device(next(self.batches), x.device))
-        if self.augment is not None: xu, yu = self.augment.augment(xu, yu)
-        if xu.shape[1:] != x.shape[1:]:
-            raise ValueError(f'unlabelled patches are {tuple(xu.shape[1:])}, labelled ones {tuple(x.shape[1:])}: '
-                             'give SelfTraining the augmentation that the labelled ones have')
-        lam = draw_lam(self.alpha, self.rng)
-        perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
-        x, xu = mixup(x, lam, perm), mixup(xu, lam, perm_u)
-        kept = [(yu == c).sum() for c in (0, 1)]
-        self.halves = dict(lam=lam, y=(y, y[perm]), yu=(yu, yu[perm_u]), kept=kept)
-        self.learn.xb, self.learn.yb = (torch.cat([x, xu]), *self.xb[1:]), (y, *self.yb[1:])
+# %% ../../nbs/42_selftrain.callback.ipynb #cbfa3153
+@patch
+def unlabelled_batch(self:SelfTraining, x):
+    "The next unlabelled patches and pseudo labels, augmented, on the device of the labelled ones `x`"
+    if self.batches is None: self.batches = self.endless(self.bs or len(x))
+    xu, yu = (o.as_subclass(torch.Tensor) for o in to_device(next(self.batches), x.device))
+    if self.augment is not None: xu, yu = self.augment.augment(xu, yu)
+    if xu.shape[1:] == x.shape[1:]: return xu, yu
+    raise ValueError(f'unlabelled patches are {tuple(xu.shape[1:])}, labelled ones {tuple(x.shape[1:])}: '
+                     'give SelfTraining the augmentation that the labelled ones have')
 
-    def after_pred(self):
-        n = len(self.halves['y'][0])
-        self.halves['logits'] = self.pred[:n]
-        self.halves['logits_u'] = self.pred[n:]
-        self.learn.pred = self.halves['logits']
+# %% ../../nbs/42_selftrain.callback.ipynb #d99d4de8
+@patch
+def before_batch(self:SelfTraining):
+    x, y = self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor)
+    xu, yu = self.unlabelled_batch(x)
+    lam = draw_lam(self.alpha, self.rng)
+    perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
+    self.halves = dict(lam=lam, y=(y, y[perm]), yu=(yu, yu[perm_u]), kept=[(yu == c).sum() for c in (0, 1)])
+    self.learn.xb, self.learn.yb = (torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]), *self.xb[1:]), (y, *self.yb[1:])
 
-    def after_loss(self):
-        h, lam = self.halves, self.halves['lam']
-        labelled = self.loss_grad if lam == 1 else lam*self.loss_grad + (1 - lam)*self.loss_func(h['logits'], h['y'][1])
-        unlabelled = mixed_loss(self.loss_func, h['logits_u'], *h['yu'], lam)
-        self.learn.loss_grad = labelled + self.weight * unlabelled
-        self.learn.loss = self.learn.loss_grad.clone()
-        self.history.append(dict(lam=lam, loss_labelled=labelled.detach(), loss_unlabelled=unlabelled.detach(),
-                                 kept_background=h['kept'][0], kept_landslide=h['kept'][1]))
-        self.halves = None
+# %% ../../nbs/42_selftrain.callback.ipynb #367aea5f
+@patch
+def after_pred(self:SelfTraining):
+    n = len(self.halves['y'][0])
+    self.halves['logits'] = self.pred[:n]
+    self.halves['logits_u'] = self.pred[n:]
+    self.learn.pred = self.halves['logits']
 
-    def log(self,
-        since: int = 0 # first iteration
-    ) -> dict: # means over the iterations
-        "Means of the logged parts: `lam`, the two losses, and the kept pixels of each class in a batch"
-        rows = self.history[since:]
-        return {k: float(np.mean([float(r[k]) for r in rows])) for k in rows[0]} if rows else {}
+@patch
+def after_loss(self:SelfTraining):
+    h, lam = self.halves, self.halves['lam']
+    labelled = self.loss_grad if lam == 1 else lam*self.loss_grad + (1 - lam)*self.loss_func(h['logits'], h['y'][1])
+    unlabelled = mixed_loss(self.loss_func, h['logits_u'], *h['yu'], lam)
+    self.learn.loss_grad = labelled + self.weight * unlabelled
+    self.learn.loss = self.learn.loss_grad.clone()
+    self.history.append(dict(lam=lam, loss_labelled=labelled.detach(), loss_unlabelled=unlabelled.detach(),
+                             kept_background=h['kept'][0], kept_landslide=h['kept'][1]))
+    self.halves = None
 
-    def state_dict(self):
-        "The pseudo labels, the sources of chance, the place among the unlabelled patches, and the log of this epoch"
-        # a resumed epoch may have had no batch left to draw
-        seed, taken = (self.resumed['pass_seed'], self.resumed['taken']) if self.resumed else (self.pass_seed, self.taken)
-        return dict(rng=self.rng.bit_generator.state, pass_seed=seed, taken=taken, history=self.history[self.since:], made=self.bank.made,
-                    labels=torch.from_numpy(np.asarray(self.bank.labels)), thresholds=self.bank.thresholds)
+# %% ../../nbs/42_selftrain.callback.ipynb #0a9504ea
+@patch
+def before_train(self:SelfTraining): self.since = 0 if self.within else len(self.history)
 
-    def load_state_dict(self,
-        d: dict,    # from `state_dict`
-        at: int = 0 # batches of the epoch that are done
-    ):
-        "Go on from there at the next fit"
-        self.bank.labels, self.bank.thresholds, self.bank.made = d['labels'].numpy(), d['thresholds'], d['made']
-        self.resumed, self.within = d, at > 0
+@patch
+def after_train(self:SelfTraining):
+    self.within = False
+    # as plain numbers, since a run has tens of thousands of iterations; not earlier, since that waits for the GPU
+    self.history[self.since:] = [{k: float(v) for k, v in h.items()} for h in self.history[self.since:]]
 
-    def after_fit(self): self.batches = None
+# %% ../../nbs/42_selftrain.callback.ipynb #5891a7d9
+@patch
+def log(self:SelfTraining,
+    since: int = 0 # first iteration
+) -> dict: # means over the iterations
+    "Means of the logged parts: `lam`, the two losses, and the kept pixels of each class in a batch"
+    rows = self.history[since:]
+    return {k: float(np.mean([float(r[k]) for r in rows])) for k in rows[0]} if rows else {}
+
+# %% ../../nbs/42_selftrain.callback.ipynb #f20f9848
+@patch
+def state_dict(self:SelfTraining):
+    "The pseudo labels, the sources of chance, the place among the unlabelled patches, and the log of this epoch"
+    # a resumed epoch may have had no batch left to draw
+    seed, taken = (self.resumed['pass_seed'], self.resumed['taken']) if self.resumed else (self.pass_seed, self.taken)
+    return dict(rng=self.rng.bit_generator.state, pass_seed=seed, taken=taken, history=self.history[self.since:], made=self.bank.made,
+                labels=torch.from_numpy(np.asarray(self.bank.labels)), thresholds=self.bank.thresholds)
+
+# %% ../../nbs/42_selftrain.callback.ipynb #81382923
+@patch
+def load_state_dict(self:SelfTraining,
+    d: dict,    # from `state_dict`
+    at: int = 0 # batches of the epoch that are done
+):
+    "Go on from there at the next fit"
+    self.bank.labels, self.bank.thresholds, self.bank.made = d['labels'].numpy(), d['thresholds'], d['made']
+    self.resumed, self.within = d, at > 0

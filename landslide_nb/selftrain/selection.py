@@ -8,36 +8,53 @@ __all__ = ['select_class_balanced']
 # %% ../../nbs/40_selftrain.selection.ipynb #67457c9a
 import math
 import numpy as np
+from fastcore.basics import patch
 from ..data.bands import IGNORE
 from ..data.arrays import release, scratch
 
-# %% ../../nbs/40_selftrain.selection.ipynb #ced190ef
+# %% ../../nbs/40_selftrain.selection.ipynb #672be3ec
 EXACT_PIXELS = 2**25
 
-# %% ../../nbs/40_selftrain.selection.ipynb #ced1508f
+# %% ../../nbs/40_selftrain.selection.ipynb #4a2e8b8e
+def check_selection(
+    pred, # predicted classes
+    unc,  # uncertainties
+    keep  # share kept of each class
+):
+    "`ValueError` where predictions and uncertainties differ in shape or a share is none"
+    if pred.shape != unc.shape: raise ValueError(f'predictions {pred.shape} and uncertainties {unc.shape} differ in shape')
+    if not all(0 <= k <= 1 for k in keep): raise ValueError(f'keep must lie in [0, 1], not {keep}')
+
+# %% ../../nbs/40_selftrain.selection.ipynb #8602a86d
+def keep_certain(
+    labels: np.ndarray, # `(n,)`, filled in where the class is kept
+    unc: np.ndarray,    # `(n,)` uncertainties
+    mine: np.ndarray,   # `(n,)` which pixels are predicted to be of the class
+    c: int,             # the class
+    share: float        # of its pixels to keep
+) -> float: # the largest uncertainty kept; -inf where none is, nan where there is no such pixel
+    "Label the least uncertain pixels of a class, to one pixel; ties go by position"
+    u = unc[mine]
+    n = round(share * len(u))
+    if n == 0: return float('-inf') if len(u) else float('nan')
+    u.partition(n - 1)
+    t = u[n - 1]
+    below = mine & (unc < t)
+    labels[below] = labels[np.flatnonzero(mine & (unc == t))[:n - below.sum()]] = c
+    return float(t)
+
+# %% ../../nbs/40_selftrain.selection.ipynb #09a1ecad
 def select_class_balanced(
     pred: np.ndarray,        # `(N, H, W)` predicted class of every pixel
     unc: np.ndarray,         # `(N, H, W)` uncertainty of every pixel
     keep: tuple = (.9, .7)   # share kept of the pixels predicted background and landslide
 ) -> tuple: # pseudo labels `(N, H, W)` uint8 with 255 for ignored pixels; one threshold a class
-    "Per class, the given share of pixels with the lowest uncertainty, to one pixel; ties go by position"
+    "The class-balanced selection of Zhang et al.; other shapes, shares or values that are not finite raise `ValueError`"
     if pred.size > EXACT_PIXELS: return select_streaming(pred, unc, keep)
-    if pred.shape != unc.shape: raise ValueError(f'predictions {pred.shape} and uncertainties {unc.shape} differ in shape')
+    check_selection(pred, unc, keep)
     if not np.isfinite(unc).all(): raise ValueError('uncertainty has values that are not finite')
-    if not all(0 <= k <= 1 for k in keep): raise ValueError(f'keep must lie in [0, 1], not {keep}')
-    labels, flat, thresholds = np.full(pred.size, IGNORE, dtype=np.uint8), unc.reshape(-1), []
-    for c, share in enumerate(keep):
-        mine = pred.reshape(-1) == c
-        u = flat[mine]
-        n = round(share * len(u))
-        if n == 0:
-            thresholds.append(float('-inf') if len(u) else float('nan'))
-            continue
-        u.partition(n - 1)
-        t = u[n - 1]
-        below = mine & (flat < t)
-        labels[below] = labels[np.flatnonzero(mine & (flat == t))[:n - below.sum()]] = c
-        thresholds.append(float(t))
+    labels, flat = np.full(pred.size, IGNORE, dtype=np.uint8), unc.reshape(-1)
+    thresholds = [keep_certain(labels, flat, pred.reshape(-1) == c, c, share) for c, share in enumerate(keep)]
     return labels.reshape(pred.shape), tuple(thresholds)
 
 # %% ../../nbs/40_selftrain.selection.ipynb #9497aee5
@@ -47,23 +64,12 @@ def uncertainty_bin(
     "The bin of every uncertainty: bins are ordered as the numbers are, each about 0.01 % wide"
     return (np.ascontiguousarray(unc, dtype=np.float32) + np.float32(0)).view(np.uint32) >> 10
 
-# %% ../../nbs/40_selftrain.selection.ipynb #933882f2
+# %% ../../nbs/40_selftrain.selection.ipynb #9d05541e
 class UncertaintyHistogram:
     "How many pixels of each class have which uncertainty"
     def __init__(self,
         classes: int = 2 # number of classes
     ): self.counts = np.zeros((classes, 2**21), dtype=np.int64)
-
-    def add(self,
-        pred: np.ndarray, # predicted classes
-        unc: np.ndarray   # uncertainties, same shape
-    ):
-        "Count some more pixels; an uncertainty that is negative or not finite raises `ValueError`"
-        if not (np.isfinite(unc).all() and unc.min(initial=0) >= 0):
-            raise ValueError('uncertainty has values that are negative or not finite')
-        bins = uncertainty_bin(unc)
-        for c in range(len(self.counts)): self.counts[c] += np.bincount(bins[pred == c], minlength=2**21)
-        return self
 
     def __add__(self, o):
         "Both counts together"
@@ -71,18 +77,48 @@ class UncertaintyHistogram:
         res.counts = self.counts + o.counts
         return res
 
-    def cut(self,
-        c: int,      # class
-        share: float # share of its pixels to keep
-    ) -> tuple: # bin in which the share is reached, and how many of its pixels to keep; (-1, 0) to keep none
-        "Where to cut a class"
-        n = round(share * int(self.counts[c].sum()))
-        if n == 0: return -1, 0
-        up_to = np.cumsum(self.counts[c])
-        k = int(np.searchsorted(up_to, n))
-        return k, int(n - up_to[k] + self.counts[c, k])
+# %% ../../nbs/40_selftrain.selection.ipynb #499b6748
+@patch
+def add(self:UncertaintyHistogram,
+    pred: np.ndarray, # predicted classes
+    unc: np.ndarray   # uncertainties, same shape
+):
+    "Count some more pixels; an uncertainty that is negative or not finite raises `ValueError`"
+    if not (np.isfinite(unc).all() and unc.min(initial=0) >= 0):
+        raise ValueError('uncertainty has values that are negative or not finite')
+    bins = uncertainty_bin(unc)
+    for c in range(len(self.counts)): self.counts[c] += np.bincount(bins[pred == c], minlength=2**21)
+    return self
 
-# %% ../../nbs/40_selftrain.selection.ipynb #e26f5db1
+# %% ../../nbs/40_selftrain.selection.ipynb #5e6e0dad
+@patch
+def cut(self:UncertaintyHistogram,
+    c: int,      # class
+    share: float # share of its pixels to keep
+) -> tuple: # bin in which the share is reached, and how many of its pixels to keep; (-1, 0) to keep none
+    "Where to cut a class"
+    n = round(share * int(self.counts[c].sum()))
+    if n == 0: return -1, 0
+    up_to = np.cumsum(self.counts[c])
+    k = int(np.searchsorted(up_to, n))
+    return k, int(n - up_to[k] + self.counts[c, k])
+
+# %% ../../nbs/40_selftrain.selection.ipynb #389dc6c1
+def keep_below(
+    out: np.ndarray,  # `(n, H, W)` labels, filled in
+    pred: np.ndarray, # predicted classes, same shape
+    bins: np.ndarray, # of `uncertainty_bin`, same shape
+    cuts: list,       # a bin a class, from `UncertaintyHistogram.cut`
+    left: list        # pixels of that bin still to be kept, a number a class; counted down
+):
+    "Label the pixels below the cut of their class, and as many in its bin as are left"
+    for c, k in enumerate(cuts):
+        out[(pred == c) & (bins < k)] = c
+        edge = np.flatnonzero((pred == c) & (bins == k))[:left[c]]
+        out.reshape(-1)[edge] = c
+        left[c] -= len(edge)
+
+# %% ../../nbs/40_selftrain.selection.ipynb #fcd5b0ab
 def select_streaming(
     pred: np.ndarray,      # `(N, H, W)` predicted classes, in memory or mapped
     unc: np.ndarray,       # `(N, H, W)` uncertainties
@@ -90,24 +126,18 @@ def select_streaming(
     step: int = 64         # patches at a time
 ) -> tuple: # as `select_class_balanced`; labels that would be large are mapped from a temporary file
     "`select_class_balanced` in memory that does not grow with the data"
-    if pred.shape != unc.shape: raise ValueError(f'predictions {pred.shape} and uncertainties {unc.shape} differ in shape')
-    if not all(0 <= k <= 1 for k in keep): raise ValueError(f'keep must lie in [0, 1], not {keep}')
+    check_selection(pred, unc, keep)
     parts = [slice(i, i + step) for i in range(0, len(pred), step)]
     hist, labels = UncertaintyHistogram(len(keep)), scratch(pred.shape, np.uint8)
     for s in parts:
         hist.add(pred[s], unc[s])
         for a in (pred, unc): release(a)
-    cuts = [hist.cut(c, k) for c, k in enumerate(keep)]
-    left, top = [n for _, n in cuts], [-math.inf]*len(keep)
+    cuts, left = map(list, zip(*(hist.cut(c, k) for c, k in enumerate(keep))))
+    top = [-math.inf]*len(keep)
     for s in parts:
-        p, bins, u = pred[s], uncertainty_bin(unc[s]).astype(np.int64), unc[s]
-        out = np.full(p.shape, IGNORE, dtype=np.uint8)
-        for c, (k, _) in enumerate(cuts):
-            out[(p == c) & (bins < k)] = c
-            edge = np.flatnonzero((p == c) & (bins == k))[:left[c]]
-            out.reshape(-1)[edge] = c
-            left[c] -= len(edge)
-            if (out == c).any(): top[c] = max(top[c], float(u[out == c].max()))
+        u, out = unc[s], np.full(pred[s].shape, IGNORE, dtype=np.uint8)
+        keep_below(out, pred[s], uncertainty_bin(u).astype(np.int64), cuts, left)
+        for c in range(len(keep)): top[c] = float(u[out == c].max(initial=top[c]))
         labels[s] = out
         for a in (pred, unc, labels): release(a)
     return labels, tuple(t if n else math.nan for t, n in zip(top, hist.counts.sum(1)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from fastai.callback.core import Callback
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import rank_distrib
+from fastcore.basics import patch
 import torch
 from ..core.files import atomic_path
 
@@ -43,7 +44,7 @@ def reports(
 COLUMNS = ('iteration', 'seconds', 'lr', 'loss', 'loss_labelled', 'loss_unlabelled', 'kept_background', 'kept_landslide', 'lam',
            'valid_loss', 'precision', 'recall', 'f1', 'iou')
 
-# %% ../../nbs/62_train.loop.ipynb #ef2a5ec2
+# %% ../../nbs/62_train.loop.ipynb #894209b6
 class MetricsCSV(Callback):
     "One row of `metrics.csv` a report"
     order = 60
@@ -65,29 +66,25 @@ class MetricsCSV(Callback):
         self.losses.append(self.loss.detach())
         self.rate = self.opt.hypers[-1]['lr']
 
-    def after_epoch(self):
-        row = dict(iteration=self.train_iter, seconds=round(time.perf_counter() - self.start, 2), lr=self.rate,
-                   loss=float(torch.stack(self.losses).mean()))
-        if self.selftrain: row.update(self.selftrain.log(-len(self.losses)))
-        mets = {'valid_loss' if m.name == 'loss' else m.name: m.value for m in self.recorder._valid_mets}
-        row.update({k: float(v) for k, v in mets.items() if k in COLUMNS and v is not None})
-        self.rows.append(row)
-        if rank_distrib(): return
-        with atomic_path(self.path) as tmp, open(tmp, 'w', newline='') as f:
-            w = csv.DictWriter(f, COLUMNS, restval='')
-            w.writeheader()
-            w.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
+# %% ../../nbs/62_train.loop.ipynb #c987d524
+@patch
+def after_epoch(self:MetricsCSV):
+    row = dict(iteration=self.train_iter, seconds=round(time.perf_counter() - self.start, 2), lr=self.rate,
+               loss=float(torch.stack(self.losses).mean()))
+    if self.selftrain: row.update(self.selftrain.log(-len(self.losses)))
+    mets = {'valid_loss' if m.name == 'loss' else m.name: m.value for m in self.recorder._valid_mets}
+    row.update({k: float(v) for k, v in mets.items() if k in COLUMNS and v is not None})
+    self.rows.append(row)
+    if not rank_distrib(): self.write()
 
-    def state_dict(self):
-        "The rows so far, the losses of this epoch, the seconds"
-        return dict(rows=self.rows, losses=self.losses, lr=self.rate, seconds=time.perf_counter() - self.start)
-
-    def load_state_dict(self,
-        d: dict,    # from `state_dict`
-        at: int = 0 # batches of the epoch that are done
-    ):
-        "Go on from there at the next fit"
-        self.resumed = dict(d, losses=d['losses'] if at else [])
+# %% ../../nbs/62_train.loop.ipynb #d63fda01
+@patch
+def write(self:MetricsCSV):
+    "The rows so far, atomically: whoever looks on sees whole reports"
+    with atomic_path(self.path) as tmp, open(tmp, 'w', newline='') as f:
+        w = csv.DictWriter(f, COLUMNS, restval='')
+        w.writeheader()
+        w.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
 
 # %% ../../nbs/62_train.loop.ipynb #f5796f33
 def read_metrics(
@@ -95,6 +92,20 @@ def read_metrics(
 ) -> list: # a dict of floats a report, without the empty cells
     "The reports of a stage"
     with open(path, newline='') as f: return [{k: float(v) for k, v in r.items() if v != ''} for r in csv.DictReader(f)]
+
+# %% ../../nbs/62_train.loop.ipynb #d3617fc8
+@patch
+def state_dict(self:MetricsCSV):
+    "The rows so far, the losses of this epoch, the seconds"
+    return dict(rows=self.rows, losses=self.losses, lr=self.rate, seconds=time.perf_counter() - self.start)
+
+@patch
+def load_state_dict(self:MetricsCSV,
+    d: dict,    # from `state_dict`
+    at: int = 0 # batches of the epoch that are done
+):
+    "Go on from there at the next fit"
+    self.resumed = dict(d, losses=d['losses'] if at else [])
 
 # %% ../../nbs/62_train.loop.ipynb #035f8d4d
 def batch_that_fits(

@@ -9,6 +9,7 @@ __all__ = ['PAPER', 'QUICK', 'DEMO', 'RECIPES', 'RecipeError', 'Stage', 'Recipe'
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from fastcore.basics import patch
 from ..core.errors import InputError
 from ..data.bands import PATCH
 from ..data.folders import SPLITS
@@ -22,7 +23,7 @@ class RecipeError(InputError):
     def __reduce__(self): return type(self), (self.fault,)
     def __str__(self): return self.fault
 
-# %% ../../nbs/60_train.recipe.ipynb #f811eef0
+# %% ../../nbs/60_train.recipe.ipynb #4633ca29
 @dataclass(frozen=True)
 class Stage:
     "One model of a recipe; what the paper leaves open has its default here"
@@ -51,38 +52,55 @@ class Stage:
     every: int = 1000               # iterations between two reports
 
     def __post_init__(self):
-        for f in fields(self):
-            v = getattr(self, f.name)
-            if isinstance(v, list): object.__setattr__(self, f.name, v := tuple(v))
-            fits = isinstance(v, f.type) or f.type is float and isinstance(v, int)
-            if not fits or isinstance(v, bool) and f.type is not bool:
-                kind = getattr(f.type, '__name__', f.type) if f.type is not tuple else 'list'
-                raise RecipeError(f'stage {self.name!r}: {f.name} must be of type {kind}, not {v!r}')
-        for k in ('scale', 'keep'):
-            v = getattr(self, k)
-            if len(v) != 2 or not all(isinstance(o, (int, float)) and o >= 0 for o in v):
-                raise RecipeError(f'stage {self.name!r}: {k} must be two numbers, not {list(v)}')
-        bad = [s for s in self.unlabelled if s not in SPLITS]
-        if bad: raise RecipeError(f'stage {self.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
-        if bool(self.teacher) != bool(self.unlabelled):
-            raise RecipeError(f'stage {self.name!r}: a teacher and unlabelled splits go together')
-        if not self.name or Path(self.name).name != self.name or self.name.startswith('.'):
-            raise RecipeError(f'{self.name!r} is no stage name')
-        for k in ('drop', 'train_drop'):
-            if not 0 <= getattr(self, k) < 1: raise RecipeError(f'stage {self.name!r}: {k} must lie in [0, 1)')
-        for k in ('iters', 'bs', 'size', 'every', 'passes', 'refresh'):
-            if getattr(self, k) is not None and getattr(self, k) < 1: raise RecipeError(f'stage {self.name!r}: {k} must be 1 or more')
-        for k in ('lr', 'power', 'momentum', 'wd', 'alpha', 'weight'):
-            if not 0 <= getattr(self, k) < float('inf'): raise RecipeError(f'stage {self.name!r}: {k} must be a number from 0 on')
-        if not 0 < self.scale[0] <= self.scale[1] < float('inf') or max(self.keep) > 1:
-            raise RecipeError(f'stage {self.name!r}: scale must ascend from above 0, and keep lie in [0, 1]')
+        for check in _CHECKS: check(self)
 
     @property
     def zoom(self):
         "How much training magnifies the benchmark's patches"
         return self.size / PATCH
 
-# %% ../../nbs/60_train.recipe.ipynb #24fdb388
+# %% ../../nbs/60_train.recipe.ipynb #e2bbda6a
+def _types(s):
+    "Every field of its declared type; TOML's lists become tuples, a whole number passes for a float"
+    for f in fields(s):
+        v = getattr(s, f.name)
+        if isinstance(v, list): object.__setattr__(s, f.name, v := tuple(v))
+        fits = isinstance(v, f.type) or f.type is float and isinstance(v, int)
+        if not fits or isinstance(v, bool) and f.type is not bool:
+            kind = getattr(f.type, '__name__', f.type) if f.type is not tuple else 'list'
+            raise RecipeError(f'stage {s.name!r}: {f.name} must be of type {kind}, not {v!r}')
+
+# %% ../../nbs/60_train.recipe.ipynb #a23b5eb6
+def _pairs(s):
+    "Two numbers where two are needed"
+    for k in ('scale', 'keep'):
+        v = getattr(s, k)
+        if len(v) != 2 or not all(isinstance(o, (int, float)) and o >= 0 for o in v):
+            raise RecipeError(f'stage {s.name!r}: {k} must be two numbers, not {list(v)}')
+
+# %% ../../nbs/60_train.recipe.ipynb #8db1ec42
+def _names(s):
+    "Splits that there are, a teacher with something to label, a name that makes a folder"
+    bad = [o for o in s.unlabelled if o not in SPLITS]
+    if bad: raise RecipeError(f'stage {s.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
+    if bool(s.teacher) != bool(s.unlabelled): raise RecipeError(f'stage {s.name!r}: a teacher and unlabelled splits go together')
+    if not s.name or Path(s.name).name != s.name or s.name.startswith('.'): raise RecipeError(f'{s.name!r} is no stage name')
+
+# %% ../../nbs/60_train.recipe.ipynb #418f22ea
+def _ranges(s):
+    "Numbers in their ranges"
+    for k in ('drop', 'train_drop'):
+        if not 0 <= getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must lie in [0, 1)')
+    for k in ('iters', 'bs', 'size', 'every', 'passes', 'refresh'):
+        if getattr(s, k) is not None and getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must be 1 or more')
+    for k in ('lr', 'power', 'momentum', 'wd', 'alpha', 'weight'):
+        if not 0 <= getattr(s, k) < float('inf'): raise RecipeError(f'stage {s.name!r}: {k} must be a number from 0 on')
+    if not 0 < s.scale[0] <= s.scale[1] < float('inf') or max(s.keep) > 1:
+        raise RecipeError(f'stage {s.name!r}: scale must ascend from above 0, and keep lie in [0, 1]')
+
+_CHECKS = (_types, _pairs, _names, _ranges)
+
+# %% ../../nbs/60_train.recipe.ipynb #a1852bfc
 @dataclass(frozen=True)
 class Recipe:
     "Stages in the order they run; each may build on earlier ones"
@@ -101,23 +119,26 @@ class Recipe:
                 raise RecipeError(f'stage {s.name!r} cannot start from {s.init!r}, which is another model')
             seen[s.name] = s
 
-    def to_dict(self):
-        "A plain dict for JSON or TOML"
-        return dict(name=self.name, stages=[asdict(s) for s in self.stages])
+# %% ../../nbs/60_train.recipe.ipynb #76ef387c
+@patch
+def to_dict(self:Recipe):
+    "A plain dict for JSON or TOML"
+    return dict(name=self.name, stages=[asdict(s) for s in self.stages])
 
-    @classmethod
-    def from_dict(cls,
-        d: dict # `name`, `stages` (a list of dicts) and optionally `defaults` for all of them
-    ):
-        "The recipe of a dict; an unknown field raises `RecipeError`"
-        known, stages = {f.name for f in fields(Stage)}, []
-        if not isinstance(d.get('stages'), (list, tuple)): raise RecipeError('a recipe needs a list of stages')
-        for s in d['stages']:
-            s = {**d.get('defaults', {}), **s}
-            if (odd := s.keys() - known): raise RecipeError(f'stage {s.get("name")!r}: unknown field {min(odd)!r}')
-            if 'name' not in s: raise RecipeError('a stage has no name')
-            stages.append(Stage(**s))
-        return cls(d.get('name', 'recipe'), stages)
+# %% ../../nbs/60_train.recipe.ipynb #443dbbb5
+@patch(cls_method=True)
+def from_dict(cls:Recipe,
+    d: dict # `name`, `stages` (a list of dicts) and optionally `defaults` for all of them
+):
+    "The recipe of a dict; an unknown field raises `RecipeError`"
+    known, stages = {f.name for f in fields(Stage)}, []
+    if not isinstance(d.get('stages'), (list, tuple)): raise RecipeError('a recipe needs a list of stages')
+    for s in d['stages']:
+        s = {**d.get('defaults', {}), **s}
+        if (odd := s.keys() - known): raise RecipeError(f'stage {s.get("name")!r}: unknown field {min(odd)!r}')
+        if 'name' not in s: raise RecipeError('a stage has no name')
+        stages.append(Stage(**s))
+    return cls(d.get('name', 'recipe'), stages)
 
 # %% ../../nbs/60_train.recipe.ipynb #c0581ba9
 def method_stages(

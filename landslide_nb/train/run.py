@@ -17,7 +17,7 @@ from ..data.folders import SPLITS
 from ..data.store import on_device, read_split
 from ..model.files import load_model
 from ..predict.probabilities import evaluate
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, Stage
 from .processes import wait_for_processes
 from .stage import train_stage
 
@@ -78,7 +78,17 @@ def begin_run(
     if (d := difference(begun, about)): raise RecipeError(f'{out} holds another run: {d}')
     return stages
 
-# %% ../../nbs/65_train.run.ipynb #0d46b128
+# %% ../../nbs/65_train.run.ipynb #c1452bd6
+def announcement(
+    stage: Stage,       # that comes next
+    finished: bool=False# whether an earlier start finished it
+) -> str:
+    "A stage in a line"
+    if finished: return f'{stage.name}: finished earlier'
+    taught = f', taught by {stage.teacher} on {" + ".join(stage.unlabelled)}' if stage.teacher else ''
+    return f'{stage.name}: {stage.arch} on {stage.backbone}, {stage.iters} iterations{taught}'
+
+# %% ../../nbs/65_train.run.ipynb #2daa773e
 def run_recipe(
     root,           # data folder in either layout, or a packed store
     out,            # run folder; gets one folder a stage and `summary.json`
@@ -105,13 +115,11 @@ def run_recipe(
     summary = dict(recipe=recipe.to_dict(), seed=seed, data=str(root), patches={k: len(v) for k, v in data.items()},
                    skipped=[str(e) for e in bad or ()], stages=done)
     for i, stage in enumerate(recipe.stages):
+        if progress: print(announcement(stage, stage.name in done))
         if stage.name in done:
-            if progress: print(f'{stage.name}: finished earlier')
             models[stage.name] = load_model(out/stage.name, device)[0].to(memory_format=torch.channels_last)
             continue
         start = time.perf_counter()
-        if progress: print(f'{stage.name}: {stage.arch} on {stage.backbone}, {stage.iters} iterations'
-                           + (f', taught by {stage.teacher} on {" + ".join(stage.unlabelled)}' if stage.teacher else ''))
         models[stage.name] = train_stage(stage, data, scaling, models, out/stage.name, seed + i, device, amp, progress, resume, checkpoint)
         scores = {k: evaluate(models[stage.name], v, scaling, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
         done[stage.name] = dict(scores=scores, seconds=round(time.perf_counter() - start, 1))
