@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['open_store']
 
-# %% ../../nbs/13_data.arrays.ipynb #974b752b
-import json, mmap, tempfile, warnings
+# %% ../../nbs/13_data.arrays.ipynb #9527ab0a
+import json, mmap, tempfile, warnings, zlib
 from functools import cached_property
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import PatchError
 from .bands import N_BANDS
 from .folders import SPLITS
@@ -46,6 +47,7 @@ class Mapped:
         self.size, self.limit = self.map._mmap.size(), limit if self.map.nbytes > keep else None
 
     def __len__(self): return len(self.map)
+    def __iter__(self): return (self[i] for i in range(len(self)))
     def __getitem__(self, i):
         self.check()
         res = np.array(self.map[i])
@@ -59,42 +61,48 @@ class Mapped:
             warnings.simplefilter('ignore') # the tensor is read-only too, and only ever gathered from
             return torch.from_numpy(self.map)
 
-    def gather(self,
-        idxs: np.ndarray # positions, from 0 on
-    ): # tensor of their rows
-        "Rows as a tensor of its own, on all cores; half precision becomes float32"
-        import torch
-        if self.dtype == np.float16: return self.fill(torch.empty(len(idxs), *self.shape[1:]), idxs)
-        self.check()
-        res = self.rows.index_select(0, torch.from_numpy(idxs))
-        self._count(res.nbytes)
-        return res
+# %% ../../nbs/13_data.arrays.ipynb #4e21c75d
+@patch
+def check(self: Mapped):
+    "`PatchError` where the file is not as long any more: the system ends a process that reads what a map has lost"
+    if self.map._mmap.size() < self.size: raise PatchError(self.path, 'the file was cut short while it was in use')
 
-    def fill(self,
-        out, # tensor, or a list of tensors of one row each
-        idxs # as many positions
-    ):
-        "Copy rows into tensors of any precision: one pass over memory, where a gather and a conversion are two"
-        self.check()
-        for o, i in zip(out, idxs): o.copy_(self.rows[i])
-        self._count(len(idxs) * self.map[0].nbytes)
-        return out
+@patch
+def _count(self: Mapped, nbytes):
+    if self.limit is None: return
+    self.touched += nbytes
+    if self.touched > self.limit: self.release()
 
-    def check(self):
-        "`PatchError` where the file is not as long any more: the system ends a process that reads what a map has lost"
-        if self.map._mmap.size() < self.size: raise PatchError(self.path, 'the file was cut short while it was in use')
+@patch
+def release(self: Mapped):
+    "Give the pages back"
+    self.touched = 0
+    release(self.map)
 
-    def _count(self, nbytes):
-        if self.limit is None: return
-        self.touched += nbytes
-        if self.touched > self.limit: self.release()
+# %% ../../nbs/13_data.arrays.ipynb #4afc818e
+@patch
+def fill(self: Mapped,
+    out, # tensor, or a list of tensors of one row each
+    idxs # as many positions
+):
+    "Copy rows into tensors of any precision"
+    self.check()
+    for o, i in zip(out, idxs): o.copy_(self.rows[i])
+    self._count(len(idxs) * self.map[0].nbytes)
+    return out
 
-    def __iter__(self): return (self[i] for i in range(len(self)))
-
-    def release(self):
-        "Give the pages back"
-        self.touched = 0
-        release(self.map)
+# %% ../../nbs/13_data.arrays.ipynb #95547851
+@patch
+def gather(self: Mapped,
+    idxs: np.ndarray # positions, from 0 on
+): # tensor of their rows
+    "Rows as a tensor of its own; half precision becomes float32"
+    import torch
+    if self.dtype == np.float16: return self.fill(torch.empty(len(idxs), *self.shape[1:]), idxs)
+    self.check()
+    res = self.rows.index_select(0, torch.from_numpy(idxs))
+    self._count(res.nbytes)
+    return res
 
 # %% ../../nbs/13_data.arrays.ipynb #7dd55330
 class Joined:
@@ -108,6 +116,7 @@ class Joined:
         self.shape, self.dtype = (int(self.ends[-1]), *parts[0].shape[1:]), np.result_type(*(o.dtype for o in parts))
 
     def __len__(self): return self.shape[0]
+    def __iter__(self): return (self[i] for i in range(len(self)))
     def __getitem__(self, i):
         if isinstance(i, (int, np.integer)): return self[[i]][0]
         idxs = np.arange(len(self))[i]
@@ -115,31 +124,49 @@ class Joined:
         for k, to, at in self.located(idxs): res[to] = self.parts[k][at]
         return res
 
-    def located(self, idxs):
-        "For each part that holds some of the positions: its number, which of them they are, and where they are in it"
-        which = np.searchsorted(self.ends, idxs, side='right')
-        for k in np.unique(which):
-            to = np.flatnonzero(which == k)
-            yield k, to, idxs[to] - self.ends[k] + len(self.parts[k])
+# %% ../../nbs/13_data.arrays.ipynb #c7a2cf98
+@patch
+def located(self: Joined, idxs):
+    "For each part that holds some of the positions: its number, which of them they are, and where they are in it"
+    which = np.searchsorted(self.ends, idxs, side='right')
+    for k in np.unique(which):
+        to = np.flatnonzero(which == k)
+        yield k, to, idxs[to] - self.ends[k] + len(self.parts[k])
 
-    def gather(self,
-        idxs: np.ndarray # positions, from 0 on
-    ): # tensor of their rows
-        "Rows as a tensor of its own; half precision becomes float32"
-        import torch
-        res = torch.empty(len(idxs), *self.shape[1:], dtype=getattr(torch, str(self.dtype).replace('float16', 'float32')))
-        out = res.numpy()
-        for k, to, at in self.located(idxs):
-            part = self.parts[k]
-            if isinstance(part, Mapped): part.fill([res[t] for t in to], at)
-            else:
-                for t, i in zip(to, at): out[t] = part[i]
-        return res
-
-    def __iter__(self): return (self[i] for i in range(len(self)))
+# %% ../../nbs/13_data.arrays.ipynb #4718d170
+@patch
+def gather(self: Joined,
+    idxs: np.ndarray # positions, from 0 on
+): # tensor of their rows
+    "Rows as a tensor of its own; half precision becomes float32"
+    import torch
+    res = torch.empty(len(idxs), *self.shape[1:], dtype=getattr(torch, str(self.dtype).replace('float16', 'float32')))
+    out = res.numpy()
+    for k, to, at in self.located(idxs):
+        part = self.parts[k]
+        if isinstance(part, Mapped): part.fill([res[t] for t in to], at)
+        else:
+            for t, i in zip(to, at): out[t] = part[i]
+    return res
 
 # %% ../../nbs/13_data.arrays.ipynb #f35d8531
 STORE = 'landslide_nb-store-1'
+
+# %% ../../nbs/13_data.arrays.ipynb #357bd17f
+def checksum(
+    x,       # patch, array
+    y = None # its mask, where it has one
+) -> int:
+    "CRC-32 of a patch and its mask"
+    crc = zlib.crc32(np.ascontiguousarray(x).data)
+    return crc if y is None else zlib.crc32(np.ascontiguousarray(y).data, crc)
+
+# %% ../../nbs/13_data.arrays.ipynb #a0b33c1e
+def plain_numbers(
+    ns # what an index says the patches' numbers are
+) -> bool:
+    "Whether it is a list of ascending numbers; they become file names, so nothing else may pass"
+    return isinstance(ns, list) and all(type(n) is int and 0 <= n < 2**63 for n in ns) and all(a < b for a, b in zip(ns, ns[1:]))
 
 # %% ../../nbs/13_data.arrays.ipynb #1f7c85c4
 def open_store(
@@ -155,13 +182,6 @@ def open_store(
     if not good or not all(isinstance(o, dict) and plain_numbers(o.get('ns')) for o in index['splits'].values()):
         raise PatchError(path, 'the index is damaged')
     return index
-
-# %% ../../nbs/13_data.arrays.ipynb #a0b33c1e
-def plain_numbers(
-    ns # what an index says the patches' numbers are
-) -> bool:
-    "Whether it is a list of ascending numbers; they become file names, so nothing else may pass"
-    return isinstance(ns, list) and all(type(n) is int and 0 <= n < 2**63 for n in ns) and all(a < b for a, b in zip(ns, ns[1:]))
 
 # %% ../../nbs/13_data.arrays.ipynb #33e51cb3
 def stored_arrays(

@@ -6,10 +6,11 @@
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'band_index', 'to_l4s_units', 'Scaling',
            'measure_scaling', 'rgb']
 
-# %% ../../nbs/10_data.bands.ipynb #fc59cf9b
+# %% ../../nbs/10_data.bands.ipynb #e3431882
 from dataclasses import dataclass
 from functools import partial
 import numpy as np
+from fastcore.basics import patch
 
 # %% ../../nbs/10_data.bands.ipynb #6021304c
 @dataclass(frozen=True)
@@ -80,20 +81,23 @@ class Scaling:
         shift, scale = self._apply(x)
         return x * scale + shift
 
-    def to_dict(self): 
-        "A plain dict for JSON"
-        return dict(shift=list(self.shift), scale=list(self.scale))
+# %% ../../nbs/10_data.bands.ipynb #623617b6
+@patch
+def to_dict(self: Scaling):
+    "A plain dict for JSON"
+    return dict(shift=list(self.shift), scale=list(self.scale))
 
-    @classmethod
-    def from_dict(cls,
-        d # what `to_dict` gave
-    ):
-        "The scaling of a JSON dict; `ValueError` where it does not hold fourteen finite shifts and positive scales"
-        shift, scale = (tuple(float(v) for v in d[k]) for k in ('shift', 'scale'))
-        with np.errstate(over='ignore'): o = np.array(shift + scale, dtype=np.float32)
-        ok = len(shift) == len(scale) == N_BANDS and np.isfinite(o).all() and min(o[N_BANDS:]) > 0
-        if not ok: raise ValueError('scaling needs fourteen finite shifts and fourteen positive scales')
-        return cls(shift, scale)
+# %% ../../nbs/10_data.bands.ipynb #dc9b226a
+@patch(cls_method=True)
+def from_dict(cls: Scaling,
+    d # what `to_dict` gave
+) -> Scaling:
+    "The scaling of a JSON dict; `ValueError` where it does not hold fourteen finite shifts and positive scales"
+    shift, scale = (tuple(float(v) for v in d[k]) for k in ('shift', 'scale'))
+    with np.errstate(over='ignore'): o = np.array(shift + scale, dtype=np.float32)
+    ok = len(shift) == len(scale) == N_BANDS and np.isfinite(o).all() and min(o[N_BANDS:]) > 0
+    if not ok: raise ValueError('scaling needs fourteen finite shifts and fourteen positive scales')
+    return cls(shift, scale)
 
 # %% ../../nbs/10_data.bands.ipynb #d426523b
 def measure_scaling(
@@ -112,6 +116,15 @@ def measure_scaling(
     shift, scale = np.where(optical, lo, mean), np.where(optical, hi - lo, std)
     return Scaling(tuple(shift.tolist()), tuple(np.where((hi > lo) & (scale > 0), scale, 1.).tolist()))
 
+# %% ../../nbs/10_data.bands.ipynb #44f6de1e
+def stretch(
+    c: np.ndarray,       # `(K, H, W)`
+    pct: tuple = (2, 98) # percentiles stretched to 0 and 1, per band
+) -> np.ndarray: # `(H, W, K)` floats in [0, 1]
+    "Bands between two percentiles, band last"
+    lo, hi = np.percentile(c, pct, axis=(1, 2), keepdims=True)
+    return np.clip((c - lo) / np.maximum(hi - lo, 1e-9), 0, 1).transpose(1, 2, 0)
+
 # %% ../../nbs/10_data.bands.ipynb #58155cb1
 def rgb(
     x,                 # `(14, H, W)` array or tensor, any linear scaling of the bands
@@ -121,12 +134,3 @@ def rgb(
     "A three-band composite with a percentile stretch"
     x = x.detach().float().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x, dtype=np.float32)
     return stretch(x[band_index(list(bands))], pct)
-
-# %% ../../nbs/10_data.bands.ipynb #44f6de1e
-def stretch(
-    c: np.ndarray,       # `(K, H, W)`
-    pct: tuple = (2, 98) # percentiles stretched to 0 and 1, per band
-) -> np.ndarray: # `(H, W, K)` floats in [0, 1]
-    "Bands between two percentiles, band last"
-    lo, hi = np.percentile(c, pct, axis=(1, 2), keepdims=True)
-    return np.clip((c - lo) / np.maximum(hi - lo, 1e-9), 0, 1).transpose(1, 2, 0)

@@ -32,7 +32,12 @@ class BandImage(TensorImageBase):
         "Read and check a patch"
         return cls(torch.from_numpy(read_patch(o)) if isinstance(o, (str, Path)) else torch.as_tensor(o))
 
-    def show(self, ctx=None, bands=RGB, pct=(2, 98), **kwargs):
+    def show(self,
+        ctx = None,           # axes to draw on, new ones by default
+        bands: tuple = RGB,   # three band names shown as red, green and blue
+        pct: tuple = (2, 98), # percentiles stretched to black and white
+        **kwargs              # passed to fastai's `show_image`, such as `figsize`
+    ):
         "Show three bands as red, green and blue"
         return show_image(rgb(self, bands, pct), ctx=ctx, **kwargs)
 
@@ -46,32 +51,15 @@ class LandslideMask(TensorMask):
         "Read and check a mask"
         return cls(torch.from_numpy(read_mask(o)).long() if isinstance(o, (str, Path)) else torch.as_tensor(o).long())
 
-    def show(self, ctx=None, cmap='autumn', alpha=.5, **kwargs):
+    def show(self,
+        ctx = None,          # axes to draw on, new ones by default
+        cmap: str = 'autumn',# of landslides
+        alpha: float = .5,   # opacity
+        **kwargs             # passed to fastai's `show_image`
+    ):
         "Landslides as a translucent overlay; background and ignored pixels stay clear"
         m = self.cpu().numpy()
         return show_image(np.ma.masked_where(m != 1, m), ctx=ctx, cmap=cmap, alpha=alpha, vmin=0, vmax=1, interpolation='nearest', **kwargs)
-
-# %% ../../nbs/16_data.block.ipynb #3367214a
-@dispatch
-def show_batch(x: BandImage, y: LandslideMask, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None,
-               bands=RGB, pct=(2, 98), **kwargs):
-    "Composites with their masks laid over"
-    if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize)
-    for s, c in zip(samples, ctxs): s[1].show(ctx=s[0].show(ctx=c, bands=bands, pct=pct, **kwargs))
-    return ctxs
-
-# %% ../../nbs/16_data.block.ipynb #823016cd
-@dispatch
-def show_results(x: BandImage, y: LandslideMask, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None,
-                 bands=RGB, pct=(2, 98), **kwargs):
-    "Truth on the left, prediction on the right"
-    if ctxs is None:
-        ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Truth / prediction')
-    for i, (s, o) in enumerate(zip(samples, outs)):
-        if 2*i + 1 >= len(ctxs): break
-        for mask, c in zip((s[1], o[0]), ctxs[2*i:2*i+2]):
-            LandslideMask(mask).show(ctx=s[0].show(ctx=c, bands=bands, pct=pct, **kwargs))
-    return ctxs
 
 # %% ../../nbs/16_data.block.ipynb #b5e707ef
 class ScaleBands(Transform):
@@ -126,3 +114,25 @@ def landslide_dls(
         train = [files[i] for i in splitter(files)[0]]
         scaling = measure_scaling(read_patch(f.img) for f in with_bar(train, progress, 'measuring the scaling'))
     return landslide_block(scaling, splitter, batch_tfms).dataloaders(files, bs=bs, **kwargs)
+
+# %% ../../nbs/16_data.block.ipynb #3367214a
+@dispatch
+def show_batch(x: BandImage, y: LandslideMask, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None,
+               bands=RGB, pct=(2, 98), **kwargs):
+    "Composites with their masks laid over"
+    if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize)
+    for s, c in zip(samples, ctxs): s[1].show(ctx=s[0].show(ctx=c, bands=bands, pct=pct, **kwargs))
+    return ctxs
+
+# %% ../../nbs/16_data.block.ipynb #823016cd
+@dispatch
+def show_results(x: BandImage, y: LandslideMask, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None,
+                 bands=RGB, pct=(2, 98), **kwargs):
+    "Truth on the left, prediction on the right"
+    if ctxs is None:
+        ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize, double=True, title='Truth / prediction')
+    for i, (s, o) in enumerate(zip(samples, outs)):
+        if 2*i + 1 >= len(ctxs): break
+        for mask, c in zip((s[1], o[0]), ctxs[2*i:2*i+2]):
+            LandslideMask(mask).show(ctx=s[0].show(ctx=c, bands=bands, pct=pct, **kwargs))
+    return ctxs

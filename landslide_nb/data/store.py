@@ -5,22 +5,33 @@
 # %% auto #0
 __all__ = ['Split', 'on_device', 'read_split', 'SplitDL', 'split_dls']
 
-# %% ../../nbs/17_data.store.ipynb #d5320180
-import hashlib, json, zlib
+# %% ../../nbs/17_data.store.ipynb #758af686
+import hashlib, json
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
-from fastcore.basics import chunked, listify
+from fastcore.basics import chunked, listify, patch
 from ..core.errors import PatchError, note_fault
 from ..core.progress import with_bar
 from .bands import IGNORE, PATCH, Scaling, measure_scaling
 from .hdf5 import read_mask, read_patch
 from .folders import numbered, patch_files
-from .arrays import Joined, Mapped, open_store, stored_arrays
+from .arrays import Joined, Mapped, checksum, open_store, stored_arrays
 from .check import whole_patches
 from .block import BandImage, LandslideMask, ScaleBands
+
+# %% ../../nbs/17_data.store.ipynb #3f6b0006
+def take(
+    a,   # array or anything indexed like one, or a tensor
+    idxs: np.ndarray # positions along the first axis
+) -> torch.Tensor:
+    "Rows as a tensor of their own"
+    if isinstance(a, torch.Tensor): return a[torch.from_numpy(idxs).to(a.device)]
+    if isinstance(a, (Mapped, Joined)): return a.gather(idxs)
+    if isinstance(a, np.ndarray) and a.flags.writeable: return torch.from_numpy(a).index_select(0, torch.from_numpy(idxs))
+    return torch.from_numpy(np.ascontiguousarray(a[idxs]))
 
 # %% ../../nbs/17_data.store.ipynb #5c89d872
 @dataclass(eq=False)
@@ -32,6 +43,7 @@ class Split:
     crc32: list = None # a checksum a patch (and its mask, if any), where they are known
 
     def __len__(self): return len(self.x)
+    def __getitem__(self, i): return tuple(o[0] for o in self.gather([i]))
 
     def gather(self,
         idxs # positions
@@ -42,39 +54,35 @@ class Split:
         y = torch.full((len(idxs), *x.shape[2:]), IGNORE) if self.y is None else take(self.y, idxs).long()
         return BandImage(x), LandslideMask(y)
 
-    def __getitem__(self, i): return tuple(o[0] for o in self.gather([i]))
+# %% ../../nbs/17_data.store.ipynb #a2c9f626
+@patch
+def with_masks(self: Split,
+    y # `(N, H, W)` uint8
+) -> Split:
+    "The same patches under other masks, such as pseudo labels; the images are shared, not copied"
+    if len(y) != len(self.x): raise ValueError(f'{len(y)} masks for {len(self.x)} patches')
+    return Split(self.x, y, self.ns)
 
-    def with_masks(self,
-        y # `(N, H, W)` uint8
-    ):
-        "The same patches under other masks, such as pseudo labels; the images are shared, not copied"
-        if len(y) != len(self.x): raise ValueError(f'{len(y)} masks for {len(self.x)} patches')
-        return Split(self.x, y, self.ns)
+# %% ../../nbs/17_data.store.ipynb #4d2f9aa6
+@patch
+def __add__(self: Split,
+    o: Split # further patches
+) -> Split:
+    "Both splits' patches, such as valid + test; without a copy, unless one is on a device"
+    parts = self.x, o.x
+    tensors = [isinstance(p, torch.Tensor) for p in parts]
+    x = torch.cat(parts) if all(tensors) else Joined(*(p.cpu().numpy() if t else p for p, t in zip(parts, tensors)))
+    y = None if self.y is None or o.y is None else Joined(self.y, o.y)
+    return Split(x, y, [*self.ns, *o.ns])
 
-    def __add__(self, o):
-        "Both splits' patches, such as valid + test; without a copy, unless one is on a device"
-        parts = self.x, o.x
-        tensors = [isinstance(p, torch.Tensor) for p in parts]
-        x = torch.cat(parts) if all(tensors) else Joined(*(p.cpu().numpy() if t else p for p, t in zip(parts, tensors)))
-        y = None if self.y is None or o.y is None else Joined(self.y, o.y)
-        return Split(x, y, [*self.ns, *o.ns])
-
-    def to(self,
-        device # such as 'cuda'
-    ):
-        "The patches on a device, where batches are then gathered without a transfer; masks stay where they are"
-        x = self.x if isinstance(self.x, torch.Tensor) else torch.from_numpy(self.x[:])
-        return Split(x.to(device), self.y, self.ns)
-
-    def digest(self) -> str:
-        "A fingerprint of the patches, their numbers and masks, the same for a folder and for its packed store"
-        masks = [None]*len(self) if self.y is None else self.y
-        crc = lambda x, y: zlib.crc32(b'' if y is None else np.ascontiguousarray(y).data, zlib.crc32(np.ascontiguousarray(x).data))
-        return hashlib.sha256(json.dumps([self.ns, self.crc32 or [crc(x, y) for x, y in zip(self.x, masks)]]).encode()).hexdigest()[:16]
-
-    def measure_scaling(self) -> Scaling:
-        "The scaling constants of this split"
-        return measure_scaling(o.cpu().numpy() if isinstance(o, torch.Tensor) else o for o in self.x)
+# %% ../../nbs/17_data.store.ipynb #ef45a845
+@patch
+def to(self: Split,
+    device # such as 'cuda'
+) -> Split:
+    "The patches on a device, where batches are then gathered without a transfer; masks stay where they are"
+    x = self.x if isinstance(self.x, torch.Tensor) else torch.from_numpy(self.x[:])
+    return Split(x.to(device), self.y, self.ns)
 
 # %% ../../nbs/17_data.store.ipynb #4f0d1162
 def on_device(
@@ -92,50 +100,19 @@ def on_device(
         room -= size if size < room else 0
     return moved
 
-# %% ../../nbs/17_data.store.ipynb #3f6b0006
-def take(
-    a,   # array or anything indexed like one, or a tensor
-    idxs: np.ndarray # positions along the first axis
-) -> torch.Tensor:
-    "Rows as a tensor of their own"
-    if isinstance(a, torch.Tensor): return a[torch.from_numpy(idxs).to(a.device)]
-    if isinstance(a, (Mapped, Joined)): return a.gather(idxs)
-    if isinstance(a, np.ndarray) and a.flags.writeable: return torch.from_numpy(a).index_select(0, torch.from_numpy(idxs))
-    return torch.from_numpy(np.ascontiguousarray(a[idxs]))
+# %% ../../nbs/17_data.store.ipynb #199c2b60
+@patch
+def measure_scaling(self: Split) -> Scaling:
+    "The scaling constants of this split"
+    return measure_scaling(o.cpu().numpy() if isinstance(o, torch.Tensor) else o for o in self.x)
 
-# %% ../../nbs/17_data.store.ipynb #d97d2a27
-def stored_split(
-    root,    # packed store
-    index: dict, # its index
-    split: str   # 'train', 'valid' or 'test'
-) -> Split: # on disk, not in memory
-    "A split of a packed store; `PatchError` where it is not there or not whole"
-    arrays = stored_arrays(root, index, split)
-    entry = index['splits'][split]
-    return Split(*arrays, entry['ns'], entry.get('crc32'))
-
-# %% ../../nbs/17_data.store.ipynb #f34206af
-def read_split(
-    root,                 # data folder in either layout, a bare folder of images, or a packed store
-    split: str = 'train', # 'train', 'valid' or 'test'
-    masks = None,         # folder of masks to use instead of the layout's own
-    progress: bool = True,# show a bar
-    bad: list = None      # takes the faults of patches that are left out; without it the first is raised
-) -> Split: # in memory, or on disk where `root` is a packed store
-    "Every patch of a split, checked; `PatchError` names the first file that cannot be used"
-    if (index := open_store(root)) is not None:
-        res = stored_split(root, index, split)
-        return res if masks is None else res.with_masks(read_masks(masks, res.ns, bad))
-    files = patch_files(root, split, masks, bad)
-    if bad is not None and not (files := whole_patches(files, bad, progress=progress)):
-        raise PatchError(root, f'no patch of split {split!r} can be used ({bad[-1]})')
-    first = read_patch(files[0].img)
-    x = np.empty((len(files), *first.shape), dtype=np.float32)
-    y = None if files[0].mask is None else np.empty((len(files), *first.shape[1:]), dtype=np.uint8)
-    for i, f in enumerate(with_bar(files, progress, f'reading {split}')):
-        x[i] = read_patch(f.img)
-        if y is not None: y[i] = read_mask(f.mask)
-    return Split(x, y, [f.n for f in files])
+# %% ../../nbs/17_data.store.ipynb #a915a8a8
+@patch
+def digest(self: Split) -> str:
+    "A fingerprint of the patches, their numbers and masks, the same for a folder and for its packed store"
+    masks = [None]*len(self) if self.y is None else self.y
+    crc32 = self.crc32 or [checksum(x, y) for x, y in zip(self.x, masks)]
+    return hashlib.sha256(json.dumps([self.ns, crc32]).encode()).hexdigest()[:16]
 
 # %% ../../nbs/17_data.store.ipynb #7849163b
 def read_masks(
@@ -155,6 +132,49 @@ def read_masks(
             res.append(np.full((PATCH, PATCH), IGNORE, np.uint8))
     return np.stack(res)
 
+# %% ../../nbs/17_data.store.ipynb #d97d2a27
+def stored_split(
+    root,    # packed store
+    index: dict, # its index
+    split: str   # 'train', 'valid' or 'test'
+) -> Split: # on disk, not in memory
+    "A split of a packed store; `PatchError` where it is not there or not whole"
+    arrays = stored_arrays(root, index, split)
+    entry = index['splits'][split]
+    return Split(*arrays, entry['ns'], entry.get('crc32'))
+
+# %% ../../nbs/17_data.store.ipynb #e8971cbc
+def read_files(
+    files: list,   # `PatchFile`s
+    split: str,    # their name, for the bar
+    progress: bool # show it
+) -> Split: # in memory
+    "The patches of a folder, checked; `PatchError` names the first file that cannot be used"
+    first, masks = read_patch(files[0].img), files[0].mask is not None
+    x = np.empty((len(files), *first.shape), dtype=np.float32)
+    y = np.empty((len(files), *first.shape[1:]), dtype=np.uint8) if masks else None
+    for i, f in enumerate(with_bar(files, progress, f'reading {split}')):
+        x[i] = read_patch(f.img)
+        if masks: y[i] = read_mask(f.mask)
+    return Split(x, y, [f.n for f in files])
+
+# %% ../../nbs/17_data.store.ipynb #f34206af
+def read_split(
+    root,                 # data folder in either layout, a bare folder of images, or a packed store
+    split: str = 'train', # 'train', 'valid' or 'test'
+    masks = None,         # folder of masks to use instead of the layout's own
+    progress: bool = True,# show a bar
+    bad: list = None      # takes the faults of patches that are left out; without it the first is raised
+) -> Split: # in memory, or on disk where `root` is a packed store
+    "Every patch of a split, checked; `PatchError` names the first file that cannot be used"
+    if (index := open_store(root)) is not None:
+        res = stored_split(root, index, split)
+        return res if masks is None else res.with_masks(read_masks(masks, res.ns, bad))
+    files = patch_files(root, split, masks, bad)
+    if bad is not None and not (files := whole_patches(files, bad, progress=progress)):
+        raise PatchError(root, f'no patch of split {split!r} can be used ({bad[-1]})')
+    return read_files(files, split, progress)
+
 # %% ../../nbs/17_data.store.ipynb #ca700474
 class SplitDL(TfmdDL):
     "A fastai loader that gathers its batches from a `Split`"
@@ -164,59 +184,71 @@ class SplitDL(TfmdDL):
         shuffle: bool = False,# deal out shuffles without end, in epochs of `iters` batches
         iters: int = None,    # batches an epoch, one pass over the split by default
         seed: int = None,     # of the shuffles, drawn from torch's generator by default
-        share: slice = slice(None), # which patches of each batch are gathered
+        share: slice = slice(None), # which patches of each batch are gathered, such as `slice(0, None, 2)` for the first of two processes
         **kwargs              # passed to `TfmdDL`
     ):
-        kwargs = {**kwargs, 'num_workers': 0}
-        super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
+        if not range(bs)[share]: raise ValueError(f'no patch of a batch of {bs} is left for a process')
+        super().__init__(dataset, bs=bs, shuffle=shuffle, **{**kwargs, 'num_workers': 0})
         self.iters, self.seed, self.share, self.queue = iters, seed, share, np.empty(0, dtype=int)
         self.shuffles = np.random.default_rng(int(torch.randint(2**31, ())) if seed is None else seed)
         self.now, self.skip, self.at_start = self.queue, 0, None
-
-    def _one_pass(self): # fastai looks at an item before a loader's first batch; that must not draw from the training's chance
-        chance = torch.get_rng_state()
-        super()._one_pass()
-        torch.set_rng_state(chance)
 
     def __len__(self):
         if self.shuffle: return self.iters or max(len(self.dataset) // self.bs, 1)
         return -(-len(self.dataset) // self.bs)
 
-    def before_iter(self):
-        super().before_iter()
-        self.after_batch.split_idx = int(not self.shuffle)
+# %% ../../nbs/17_data.store.ipynb #7f78df19
+@patch
+def get_idxs(self: SplitDL):
+    if not self.shuffle: return list(range(len(self.dataset)))
+    if self.skip:
+        skip, self.skip = self.skip, 0
+        return self.now[skip*self.bs:].tolist()
+    want = len(self) * self.bs
+    while len(self.queue) < want: self.queue = np.concatenate([self.queue, self.shuffles.permutation(len(self.dataset))])
+    self.now, self.queue = self.queue[:want], self.queue[want:]
+    return self.now.tolist()
 
-    def get_idxs(self):
-        if not self.shuffle: return list(range(len(self.dataset)))
-        if self.skip:
-            skip, self.skip = self.skip, 0
-            return self.now[skip*self.bs:].tolist()
-        want = len(self) * self.bs
-        while len(self.queue) < want: self.queue = np.concatenate([self.queue, self.shuffles.permutation(len(self.dataset))])
-        self.now, self.queue = self.queue[:want], self.queue[want:]
-        return self.now.tolist()
+@patch
+def create_batches(self: SplitDL, samps):
+    if self.at_start is not None: self.at_start()
+    self.at_start = None
+    for idxs in chunked(samps, self.bs): yield self.dataset.gather(idxs[self.share])
 
-    def create_batches(self, samps):
-        if self.at_start is not None: self.at_start()
-        self.at_start = None
-        for idxs in chunked(samps, self.bs): yield self.dataset.gather(idxs[self.share])
+# %% ../../nbs/17_data.store.ipynb #a5cbef3c
+@patch
+def _one_pass(self: SplitDL): # fastai looks at an item before a loader's first batch; that must not draw from the training's chance
+    chance = torch.get_rng_state()
+    super(SplitDL, self)._one_pass()
+    torch.set_rng_state(chance)
 
-    def state_dict(self):
-        "The order of this epoch's patches and what comes after it, as plain values and tensors"
-        return dict(rng=self.shuffles.bit_generator.state, queue=torch.from_numpy(self.queue), now=torch.from_numpy(self.now))
+@patch
+def before_iter(self: SplitDL):
+    super(SplitDL, self).before_iter()
+    self.after_batch.split_idx = int(not self.shuffle)
 
-    def load_state_dict(self,
-        d: dict,      # from `state_dict`
-        at: int = 0,  # batches of the epoch that are done
-        start = None  # called before the first batch of an epoch that had begun
-    ):
-        "Go on from there: with the rest of the epoch, or where `at` is 0 with the next one"
-        self.shuffles.bit_generator.state, self.queue, self.now = d['rng'], d['queue'].numpy(), d['now'].numpy()
-        self.skip, self.at_start = at, start if at else None
+@patch
+def new(self: SplitDL, dataset=None, cls=None, **kwargs):
+    keep = dict(share=self.share)
+    if kwargs.get('shuffle', self.shuffle): keep |= dict(iters=self.iters, seed=self.seed)
+    return super(SplitDL, self).new(dataset, cls, **{**keep, **kwargs})
 
-    def new(self, dataset=None, cls=None, **kwargs):
-        kwargs = {'iters': self.iters, 'seed': self.seed, 'share': self.share, **kwargs} if kwargs.get('shuffle', self.shuffle) else kwargs
-        return super().new(dataset, cls, **kwargs)
+# %% ../../nbs/17_data.store.ipynb #ded3d14c
+@patch
+def state_dict(self: SplitDL) -> dict:
+    "The order of this epoch's patches and what comes after it, as plain values and tensors"
+    return dict(rng=self.shuffles.bit_generator.state, queue=torch.from_numpy(self.queue), now=torch.from_numpy(self.now))
+
+# %% ../../nbs/17_data.store.ipynb #7139c85c
+@patch
+def load_state_dict(self: SplitDL,
+    d: dict,      # from `state_dict`
+    at: int = 0,  # batches of the epoch that are done
+    start = None  # called before the first batch of an epoch that had begun
+):
+    "Go on from there: with the rest of the epoch, or where `at` is 0 with the next one"
+    self.shuffles.bit_generator.state, self.queue, self.now = d['rng'], d['queue'].numpy(), d['now'].numpy()
+    self.skip, self.at_start = at, start if at else None
 
 # %% ../../nbs/17_data.store.ipynb #187d48a6
 def split_dls(
@@ -228,7 +260,7 @@ def split_dls(
     batch_tfms = None,     # further batch transforms such as `BatchAugment`
     seed: int = None,      # of the shuffles
     device = None,         # where batches go, fastai's default by default
-    share: slice = slice(None) # which patches of each training batch are gathered
+    share: slice = slice(None) # which patches of each training batch this process gathers
 ) -> DataLoaders:
     "fastai DataLoaders over splits"
     tfms = [ScaleBands(scaling or train.measure_scaling()), *listify(batch_tfms)]

@@ -140,6 +140,17 @@ def paint(
         d = np.hypot(np.arange(r0, r0 + part.shape[0])[:, None] - r, np.arange(c0, c0 + part.shape[1]) - c)
         np.maximum(part, np.clip(a + .5 - d, 0, 1), out=part)
 
+# %% ../../nbs/15_data.synth.ipynb #2f088df2
+def slide_radius(
+    rng: np.random.Generator, # source of chance
+    path: np.ndarray,         # `(n, 2)` its fall line
+    edge: np.ndarray          # `(H, W)` noise that makes its outline irregular
+) -> np.ndarray: # `(n,)` pixels
+    "Half the width of a landslide along its way down"
+    width, t = rng.uniform(.09, .16) * len(path) + 1, np.linspace(0, 1, len(path))
+    wobble = map_coordinates(edge, path.T, order=1)
+    return np.maximum(width * (.55 + .6*t) * (1 + .25*wobble), .8)
+
 # %% ../../nbs/15_data.synth.ipynb #f1eab1f9
 def make_slides(
     rng: np.random.Generator, # source of chance
@@ -157,12 +168,26 @@ def make_slides(
     for i in rng.choice(weight.size, n, p=weight/weight.sum()):
         length = int(min(10 * (1 + rng.pareto(1.6)), 80))
         path = fall_line(smooth, np.unravel_index(i, dem.shape), length, grad=grad)
-        if len(path) < 4: continue
-        width = rng.uniform(.09, .16) * len(path) + 1
-        t = np.linspace(0, 1, len(path))
-        wobble = map_coordinates(edge, path.T, order=1)
-        paint(bare, path, np.maximum(width * (.55 + .6*t) * (1 + .25*wobble), .8))
+        if len(path) >= 4: paint(bare, path, slide_radius(rng, path, edge))
     return bare
+
+# %% ../../nbs/15_data.synth.ipynb #e2d894f7
+def level_line(
+    start: np.ndarray, # row and column
+    way: np.ndarray,   # heading, of length 1
+    grad: list         # `np.gradient(dem, PIXEL)`: how the ground rises to the south and to the east
+) -> list: # points, one pixel apart
+    "The way along a hillside from a point to the edge of the patch, bent towards the level"
+    (south, east), at, path = grad, start.copy(), []
+    for _ in range(2*max(south.shape)):
+        if not (0 <= at[0] <= south.shape[0] - 1 and 0 <= at[1] <= south.shape[1] - 1): break
+        path.append(at.copy())
+        g = np.array([bilinear(south, *at), bilinear(east, *at)])
+        level = np.array([-g[1], g[0]])
+        way = way + .6 * level * np.sign(level @ way)
+        way /= np.hypot(*way)
+        at = at + way
+    return path
 
 # %% ../../nbs/15_data.synth.ipynb #75c332ab
 def make_road(
@@ -170,23 +195,27 @@ def make_road(
     dem: np.ndarray           # `(H, W)` metres
 ) -> np.ndarray: # `(H, W)` in [0, 1], the share of a pixel that is road
     "A road that crosses the patch near one height"
-    south, east = np.gradient(gaussian_filter(dem, 5), PIXEL)
-    heading = rng.uniform(0, 2*np.pi)
-    d, canvas = np.array([np.sin(heading), np.cos(heading)]), np.zeros(dem.shape)
-    start, path = np.array([rng.uniform(.2, .8)*o for o in dem.shape]), []
-    for sense in (1, -1):
-        at, way, half = start.copy(), sense*d, []
-        for _ in range(2*max(dem.shape)):
-            if not (0 <= at[0] <= dem.shape[0] - 1 and 0 <= at[1] <= dem.shape[1] - 1): break
-            half.append(at.copy())
-            g = np.array([bilinear(south, *at), bilinear(east, *at)])
-            level = np.array([-g[1], g[0]])
-            way = way + .6 * level * np.sign(level @ way)
-            way /= np.hypot(*way)
-            at = at + way
-        path = half[::-1] + path if sense == -1 else half
+    grad, heading = np.gradient(gaussian_filter(dem, 5), PIXEL), rng.uniform(0, 2*np.pi)
+    way, canvas = np.array([np.sin(heading), np.cos(heading)]), np.zeros(dem.shape)
+    start = np.array([rng.uniform(.2, .8)*o for o in dem.shape])
+    path = level_line(start, -way, grad)[::-1] + level_line(start, way, grad)
     paint(canvas, np.array(path), rng.uniform(.3, .8))
     return canvas
+
+# %% ../../nbs/15_data.synth.ipynb #3d7f01cc
+def rectangle(
+    shape: tuple, # of the patch
+    at: tuple,    # row and column of the middle
+    angle: float, # of the long side, radians
+    long: float,  # half the long side, up to 16 pixels
+    short: float  # half the short side, up to 9 pixels
+) -> tuple: # slices of a window around it, and which of the window's pixels are inside
+    "A rectangle that lies askew, cut off at the edge of the patch"
+    (r0, c0), box = at, tuple(slice(max(o - 19, 0), o + 20) for o in at)
+    r, c = (np.arange(*o.indices(k)[:2]) for o, k in zip(box, shape))
+    r = r[:, None]
+    u, v = (r - r0)*np.cos(angle) + (c - c0)*np.sin(angle), (c - c0)*np.cos(angle) - (r - r0)*np.sin(angle)
+    return box, (np.abs(u) < long) & (np.abs(v) < short)
 
 # %% ../../nbs/15_data.synth.ipynb #cae546e3
 def make_fields(
@@ -200,13 +229,9 @@ def make_fields(
     spots = np.flatnonzero(slope < level)
     if not len(spots): return tilled, bare
     for i in rng.choice(spots, n):
-        r0, c0 = np.unravel_index(i, slope.shape)
-        a, long, short = rng.uniform(0, np.pi), rng.uniform(6, 16), rng.uniform(4, 9)
-        box = tuple(slice(max(o - 19, 0), o + 20) for o in (r0, c0))
-        r, c = (np.arange(*o.indices(k)[:2]) for o, k in zip(box, slope.shape))
-        r = r[:, None]
-        u, v = (r - r0)*np.cos(a) + (c - c0)*np.sin(a), (c - c0)*np.cos(a) - (r - r0)*np.sin(a)
-        inside = (np.abs(u) < long) & (np.abs(v) < short) & (slope[box] < level + 4)
+        at = np.unravel_index(i, slope.shape)
+        box, inside = rectangle(slope.shape, at, rng.uniform(0, np.pi), rng.uniform(6, 16), rng.uniform(4, 9))
+        inside &= slope[box] < level + 4
         tilled[box][inside], bare[box][inside] = 1, rng.random() < .25
     return tilled, bare
 
@@ -245,6 +270,49 @@ def top_of_atmosphere(
     cloud = bands(np.array((.30, .30, .30, .30, .30, .29, .29, .29, .12, .012, .20, .15)))
     return bands(path) + bands(through) * ground * (1 - .5*veil) + cloud * veil
 
+# %% ../../nbs/15_data.synth.ipynb #f4aa8255
+def soft(
+    x: np.ndarray # any
+) -> np.ndarray: # in (0, 1)
+    "Whether x is above 0, with a soft edge"
+    return 1 / (1 + np.exp(-6*x))
+
+# %% ../../nbs/15_data.synth.ipynb #5bf1efef
+def cover(
+    ground: np.ndarray,  # `(12, H, W)` reflectance
+    share: np.ndarray,   # `(H, W)` of the pixel that is covered
+    spectrum: np.ndarray # `(12,)` reflectance of the cover
+) -> np.ndarray: # `(12, H, W)`
+    "The ground under a layer that covers a share of each pixel"
+    return ground*(1 - share) + share*spectrum[:, None, None]
+
+# %% ../../nbs/15_data.synth.ipynb #761699cf
+def wild_ground(
+    rng: np.random.Generator, # source of chance
+    region: Region,           # season and forest
+    slope: np.ndarray         # `(H, W)` degrees
+) -> np.ndarray: # `(12, H, W)` reflectance
+    "Meadow, forest and rock"
+    green = region.greenness
+    meadow = green*SPECTRA['grass'] + (1 - green)*SPECTRA['dry']
+    ground = np.broadcast_to(meadow[:, None, None], (12, *slope.shape))
+    wood = fractal(rng, slope.shape, 1.4) + norm.ppf(region.forest)
+    ground = cover(ground, soft(wood), .75*SPECTRA['forest'] + .25*(SPECTRA['forest']*green + meadow*(1 - green)))
+    return cover(ground, soft((slope - 42)/8 + .4*fractal(rng, slope.shape, 1.2)), SPECTRA['rock'])
+
+# %% ../../nbs/15_data.synth.ipynb #495cb0f5
+def tilled_ground(
+    rng: np.random.Generator, # source of chance
+    region: Region,           # season and soil
+    slope: np.ndarray,        # `(H, W)` degrees
+    ground: np.ndarray,       # `(12, H, W)` reflectance of what was there before
+    area: float               # of the ground, patches
+) -> np.ndarray: # `(12, H, W)` reflectance
+    "Fields on the level parts of the ground, green, ripe or bare"
+    tilled, bare = make_fields(rng, slope, rng.poisson(7*area))
+    ground = cover(ground, tilled*(1 - bare), region.greenness*SPECTRA['crop'] + (1 - region.greenness)*SPECTRA['dry'])
+    return cover(ground, tilled*bare, bare_ground(region))
+
 # %% ../../nbs/15_data.synth.ipynb #e84801e2
 def make_ground(
     rng: np.random.Generator, # source of chance
@@ -253,22 +321,37 @@ def make_ground(
     slides: np.ndarray        # `(H, W)` share laid bare by landslides
 ) -> np.ndarray: # `(12, H, W)` reflectance before shading
     "Covers, look-alikes and landslides, mixed within pixels"
-    shape, slope, area = dem.shape, slope_degrees(dem), max(dem.size/PATCH**2, 1)
-    soft = lambda x: 1 / (1 + np.exp(-6*x))
-    layer = lambda share, spectrum, below: below*(1 - share) + share*spectrum[:, None, None]
-    meadow = region.greenness*SPECTRA['grass'] + (1 - region.greenness)*SPECTRA['dry']
-    ground = np.broadcast_to(meadow[:, None, None], (12, *shape))
-    wood = fractal(rng, shape, 1.4) + norm.ppf(region.forest)
-    ground = layer(soft(wood), .75*SPECTRA['forest'] + .25*(SPECTRA['forest']*region.greenness + meadow*(1 - region.greenness)), ground)
-    ground = layer(soft((slope - 42)/8 + .4*fractal(rng, shape, 1.2)), SPECTRA['rock'], ground)
-    tilled, bare = make_fields(rng, slope, rng.poisson(7*area))
-    ground = layer(tilled*(1 - bare), region.greenness*SPECTRA['crop'] + (1 - region.greenness)*SPECTRA['dry'], ground)
-    soil = bare_ground(region)
-    ground = layer(tilled*bare, soil, ground)
-    for _ in range(rng.poisson(.8*area**.5)):
-        ground = layer(make_road(rng, dem), .5*SPECTRA['road'] + .5*soil, ground)
-    ground = layer(slides * (.75 + .25*soft(fractal(rng, shape, .8))), soil, ground)
+    shape, slope, area, soil = dem.shape, slope_degrees(dem), max(dem.size/PATCH**2, 1), bare_ground(region)
+    ground = tilled_ground(rng, region, slope, wild_ground(rng, region, slope), area)
+    for _ in range(rng.poisson(.8*area**.5)): ground = cover(ground, make_road(rng, dem), .5*SPECTRA['road'] + .5*soil)
+    ground = cover(ground, slides * (.75 + .25*soft(fractal(rng, shape, .8))), soil)
     return ground * (1 + .10*fractal(rng, shape, .7) + .05*rng.standard_normal(shape)).clip(.4, 1.8)
+
+# %% ../../nbs/15_data.synth.ipynb #98e53d2c
+def scatter_slides(
+    rng: np.random.Generator, # source of chance
+    region: Region,           # how many landslides it has, and how clumped they are
+    dem: np.ndarray           # `(size, size)` metres
+) -> np.ndarray: # `(size, size)` in [0, 1], the share of a pixel that is laid bare
+    "Landslides of a region: each patch of ground has its own mean number, and many have none"
+    size = len(dem)
+    clumps = rng.gamma(region.clumping, 1/region.clumping, (max(size // PATCH, 1),)*2)
+    n = rng.poisson(region.slides * clumps.sum())
+    prone = zoom(clumps, size/len(clumps), order=1, mode='nearest', grid_mode=True) if clumps.size > 1 else None
+    return make_slides(rng, dem, n, prone=prone)
+
+# %% ../../nbs/15_data.synth.ipynb #3bed3fd9
+def satellite_bands(
+    rng: np.random.Generator, # source of chance
+    region: Region,           # sun and haze of the day
+    dem: np.ndarray,          # `(H, W)` metres
+    slides: np.ndarray        # `(H, W)` share laid bare by landslides
+) -> np.ndarray: # `(12, H, W)` reflectance as Level-1C has it
+    "What the satellite sees of the ground, with the sensor's noise"
+    light = shading(dem, region.sun_elevation, region.sun_azimuth)
+    veil = .25*region.haze * np.maximum(fractal(rng, dem.shape, 2.), 0) * (rng.random() < .6)
+    toa = top_of_atmosphere(make_ground(rng, region, dem, slides) * light, region, veil)
+    return np.maximum(toa + rng.standard_normal(toa.shape) * (.0010 + .005*toa), 1e-4)
 
 # %% ../../nbs/15_data.synth.ipynb #f5efe156
 def synth_patch(
@@ -277,17 +360,11 @@ def synth_patch(
     size: int = PATCH  # height and width, pixels; several patches wide it is a scene
 ) -> tuple: # `(14, size, size)` float32 in benchmark units, and the `(size, size)` uint8 mask
     "A patch of a region and its landslides, or a whole scene of one day"
-    rng, shape = np.random.default_rng(seed), (size, size)
+    rng = np.random.default_rng(seed)
     region = one_day(rng, region)
-    dem = make_terrain(rng, region, shape)
-    clumps = rng.gamma(region.clumping, 1/region.clumping, (max(size // PATCH, 1),)*2)
-    n = rng.poisson(region.slides * clumps.sum())
-    prone = zoom(clumps, size/len(clumps), order=1, mode='nearest', grid_mode=True) if clumps.size > 1 else None
-    slides = make_slides(rng, dem, n, prone=prone)
-    light = shading(dem, region.sun_elevation, region.sun_azimuth)
-    veil = .25*region.haze * np.maximum(fractal(rng, shape, 2.), 0) * (rng.random() < .6)
-    toa = top_of_atmosphere(make_ground(rng, region, dem, slides) * light, region, veil)
-    toa = np.maximum(toa + rng.standard_normal(toa.shape) * (.0010 + .005*toa), 1e-4)
+    dem = make_terrain(rng, region, (size, size))
+    slides = scatter_slides(rng, region, dem)
+    toa = satellite_bands(rng, region, dem, slides)
     raw = np.concatenate([toa * 10_000, slope_degrees(dem)[None], dem[None]])
     return to_l4s_units(raw).astype(np.float32), (slides > .5).astype(np.uint8)
 
