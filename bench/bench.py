@@ -126,7 +126,8 @@ def learner_steps(n, labelled, scaling, model, bank, bs=BS, amp=True, taught=Tru
     "fastai's loop with the callback"
     aug = BatchAugment(128)
     dls = split_dls(labelled, None, bs, n, scaling, aug, 0, 'cpu')
-    learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(), lr=.01, wd=5e-4, cbs=[TrainOnly(), *([SelfTraining(bank, aug, seed=0)] if taught else [])])
+    cbs = [TrainOnly(), *([SelfTraining(bank, aug, seed=0)] if taught else [])]
+    learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(), lr=.01, wd=5e-4, cbs=cbs)
     def steps():
         with autocast('cpu', amp), learn.no_bar(), learn.no_logging(): learn.fit(1)
     return steps
@@ -178,11 +179,12 @@ def bench_bank(tmp, rows, step):
     t, stage = float(np.median(s['ask'])) / BS, next(o for o in DEMO.stages if o.name == 'model3')
     patches, its = 48, stage.iters
     every, once = its * (step + BS * t), its * step + patches * t * 1.1
-    rows.append((f"a stage of the demo's recipe ({its} iterations of {BS} + {BS} patches, {patches} unlabelled ones): teacher asked in every step vs. the bank",
-                 f'{every/once:.2f}', '', None, f'from the measured step ({1000*step:.0f} ms) and ten passes ({1000*t:.1f} ms a patch): {every:.0f} s vs. {once:.0f} s'))
+    rows.append((f"a stage of the demo's recipe ({its} iterations of {BS} + {BS} patches, {patches} unlabelled ones): "
+                 'teacher asked in every step vs. the bank', f'{every/once:.2f}', '', None,
+                 f'from the measured step ({1000*step:.0f} ms) and ten passes ({1000*t:.1f} ms a patch): {every:.0f} s vs. {once:.0f} s'))
     its, patches, bs = 60_000, 245, 16
-    rows.append((f"teacher's passes in a stage of the paper's recipe ({its} iterations of {bs}, {patches} unlabelled patches): in every step vs. the bank",
-                 f'{10*its*bs/(11*patches):.0f}', '', None, f'{10*its*bs:,} vs. {11*patches:,} forwards of a patch'))
+    rows.append((f"teacher's passes in a stage of the paper's recipe ({its} iterations of {bs}, {patches} unlabelled patches): "
+                 'in every step vs. the bank', f'{10*its*bs/(11*patches):.0f}', '', None, f'{10*its*bs:,} vs. {11*patches:,} forwards of a patch'))
 
 
 def bench_uncertainty(tmp, rows):
@@ -200,10 +202,13 @@ def bench_uncertainty(tmp, rows):
     rho = float(spearmanr(out['low'].flatten(), out['full'].flatten()).statistic)
     what = f'DeepLabV3+ / resnet50, {BS} patches of 128 px'
     m, text = ratio(s['mc'], s['one'])
-    rows.append((f'ten passes in {precision()} vs. one float32 forward', text, '5.5 or less', m <= 5.5, f'{what}: {ms(s["mc"], BS)} vs. {ms(s["one"], BS)} a patch'))
+    rows.append((f'ten passes in {precision()} vs. one float32 forward', text, '5.5 or less', m <= 5.5,
+                 f'{what}: {ms(s["mc"], BS)} vs. {ms(s["one"], BS)} a patch'))
     m, text = ratio(s['mc'], s['ten'])
-    rows.append(('ten passes that share the first convolution vs. ten plain forwards', text, '', None, f'{ms(s["mc"], BS)} vs. {ms(s["ten"], BS)} a patch'))
-    rows.append((f'rank correlation of the uncertainty map in {precision()} with that in float32', f'{rho:.4f}', '0.99 or more', rho >= .99, f'{what}, untrained'))
+    rows.append(('ten passes that share the first convolution vs. ten plain forwards', text, '', None,
+                 f'{ms(s["mc"], BS)} vs. {ms(s["ten"], BS)} a patch'))
+    rows.append((f'rank correlation of the uncertainty map in {precision()} with that in float32', f'{rho:.4f}', '0.99 or more', rho >= .99,
+                 f'{what}, untrained'))
 
 
 def bench_crf(tmp, rows, n=245):
@@ -212,7 +217,8 @@ def bench_crf(tmp, rows, n=245):
     s = interleave(3, serial=lambda: crf_split(prob, xs, progress=False, workers=1), all=lambda: crf_split(prob, xs, progress=False))
     same = np.array_equal(crf_split(prob, xs, progress=False, workers=1), crf_split(prob, xs, progress=False))
     m, text = ratio(s['serial'], s['all'])
-    rows.append((f'CRF of {n} patches, as many as the benchmark has for validation, on {len(os.sched_getaffinity(0))} cores vs. one (outputs {"identical" if same else "DIFFER"})', text, '1.8 or more', m >= 1.8 and same,
+    rows.append((f'CRF of {n} patches, as many as the benchmark has for validation, on {len(os.sched_getaffinity(0))} cores vs. one '
+                 f'(outputs {"identical" if same else "DIFFER"})', text, '1.8 or more', m >= 1.8 and same,
                  f'{ms(s["all"], n)} vs. {ms(s["serial"], n)} a patch'))
 
 
@@ -257,7 +263,8 @@ def bench_quantile(tmp, rows, total=10**9, step=2**22):
         bins = uncertainty_bin(u)
         for k, c in cuts.items(): kept[k] += int((bins <= c).sum())
     worst = max(abs(kept[k]/total - k) for k in cuts)
-    rows.append(('error of the kept share with a streaming threshold, 10^9 simulated pixels', f'{100*worst:.5f} points', '0.1 points or less', worst <= 1e-3,
+    rows.append(('error of the kept share with a streaming threshold, 10^9 simulated pixels', f'{100*worst:.5f} points', '0.1 points or less',
+                 worst <= 1e-3,
                  'if the whole bin that holds the threshold is kept; the selection takes from it only as many pixels as are asked, '
                  f'so its own error is below one pixel; {time.perf_counter() - start:.0f} s'))
 
@@ -320,8 +327,9 @@ def gpu_section():
             torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as out:
-                models[s.name] = train_stage(replace(s, iters=iters, pretrained=False), dict(train=split, valid=split, test=split), split.measure_scaling(),
-                                             models, out, device='cuda', progress=False)
+                data = dict(train=split, valid=split, test=split)
+                models[s.name] = train_stage(replace(s, iters=iters, pretrained=False), data, split.measure_scaling(), models, out,
+                                             device='cuda', progress=False)
             torch.cuda.synchronize()
             t.append(time.perf_counter() - start)
         rate = 100 / (t[1] - t[0])
@@ -357,13 +365,14 @@ def main():
     lines = ['# Speed', '', 'Made by `make bench`; every number is a ratio of medians from runs in turn, with its range over the rounds in brackets, '
              'unless it says otherwise.'
              ' Batches are read with an allocator that keeps the memory of a batch, as it does from the third batch of a training on.', '',
-             f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__.split("+")[0]}, {precision()}, Python {platform.python_version()}; '
-             f'{time.strftime("%Y-%m-%d")}, {time.perf_counter() - start:.0f} s in all.', '',
+             f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__.split("+")[0]}, {precision()}, '
+             f'Python {platform.python_version()}; {time.strftime("%Y-%m-%d")}, {time.perf_counter() - start:.0f} s in all.', '',
              '| what | ratio | bar | met | in figures |', '|---|---|---|---|---|',
              *(f'| {a} | {b} | {c} | {mark[d]} | {e} |' for a, b, c, d, e in rows)]
     if growth:
-        lines += ['', '## Growth', '', 'Patches of 128 px, each figure in a process of its own, pack in one that imports no more than the command; the bank asks a small model (timm\'s `test_resnet`) for two passes and a plain '
-                  'forward, so the times are mostly what surrounds the model. Memory is the largest resident set of the process.', '', *growth]
+        lines += ['', '## Growth', '', 'Patches of 128 px, each figure in a process of its own, pack in one that imports no more than the command; '
+                  'the bank asks a small model (timm\'s `test_resnet`) for two passes and a plain forward, '
+                  'so the times are mostly what surrounds the model. Memory is the largest resident set of the process.', '', *growth]
     lines += ['', '## GPU', '', *gpu_section(), '']
     text = '\n'.join(lines)
     print(text)

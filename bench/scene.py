@@ -35,8 +35,8 @@ RUN = '''
 import sys
 from pathlib import Path
 from landslide_nb.scene.map import map_scene
-map_scene(sys.argv[1], sys.argv[2], sys.argv[3], dem=sys.argv[4], threshold=float(sys.argv[5]), polygons='gpkg', min_area=1000, crf=sys.argv[6] == 'crf',
-          device='cpu', progress=False)
+map_scene(sys.argv[1], sys.argv[2], sys.argv[3], dem=sys.argv[4], threshold=float(sys.argv[5]),
+          polygons='gpkg', min_area=1000, crf=sys.argv[6] == 'crf', device='cpu', progress=False)
 print(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM')).split()[1])
 '''
 
@@ -47,8 +47,9 @@ def make_scene(folder, side, block=1024):
     dn, dem = to_dn(x), (x[13] * L4S_MEANS[13]).astype(np.float32)
     mirror = lambda n: np.abs((np.arange(n) + block) % (2*block) - block).clip(0, block - 1)
     cols, rng = mirror(side), np.random.default_rng(0)
-    with rasterio.open(folder/'scene.tif', 'w', driver='GTiff', count=13, height=side, width=side, dtype='uint16', crs=UTM, transform=rasterio.Affine(*PLACE),
-                       tiled=True, blockxsize=256, blockysize=256, compress='deflate', predictor=2, zlevel=1, num_threads='all_cpus', bigtiff='yes') as d:
+    with rasterio.open(folder/'scene.tif', 'w', driver='GTiff', count=13, height=side, width=side, dtype='uint16', crs=UTM,
+                       transform=rasterio.Affine(*PLACE), tiled=True, blockxsize=256, blockysize=256, compress='deflate', predictor=2, zlevel=1,
+                       num_threads='all_cpus', bigtiff='yes') as d:
         for i, o in enumerate(L1C_BANDS, 1): d.set_band_description(i, o)
         for r in range(0, side, 256):
             strip = dn[:, mirror(side)[r:r + 256]][..., cols]
@@ -60,8 +61,10 @@ def make_scene(folder, side, block=1024):
     utm = rasterio.Affine(30, 0, PLACE[2] - 600, 0, -30, PLACE[5] + 600)
     to, w, h = calculate_default_transform(UTM, 'EPSG:4326', n, n, left=utm.c, top=utm.f, right=utm.c + 30*n, bottom=utm.f - 30*n)
     out = np.full((h, w), np.nan, np.float32)
-    reproject(dem[at][:, at], out, src_transform=utm, src_crs=UTM, dst_transform=to, dst_crs='EPSG:4326', resampling=Resampling.bilinear, dst_nodata=np.nan)
-    with rasterio.open(folder/'dem.tif', 'w', driver='GTiff', count=1, height=h, width=w, dtype='float32', crs='EPSG:4326', transform=to, nodata=np.nan) as d:
+    reproject(dem[at][:, at], out, src_transform=utm, src_crs=UTM, dst_transform=to, dst_crs='EPSG:4326',
+              resampling=Resampling.bilinear, dst_nodata=np.nan)
+    with rasterio.open(folder/'dem.tif', 'w', driver='GTiff', count=1, height=h, width=w, dtype='float32', crs='EPSG:4326',
+                       transform=to, nodata=np.nan) as d:
         d.write(out, 1)
 
 
@@ -72,7 +75,8 @@ def measure(folder, model, threshold, kind):
                          capture_output=True, text=True)
     if res.returncode: sys.exit(res.stderr)
     info = json.loads((out/'map.json').read_text())
-    return {**info['seconds'], **info['result'], 'memory': int(res.stdout.split()[-1])/1024, 'files': sum(o.stat().st_size for o in out.iterdir())/2**20}
+    return {**info['seconds'], **info['result'], 'memory': int(res.stdout.split()[-1])/1024,
+            'files': sum(o.stat().st_size for o in out.iterdir())/2**20}
 
 
 def main():
@@ -99,19 +103,24 @@ def main():
             print(f'{side}: made in {time.perf_counter() - t:.0f} s', flush=True)
             for kind in ('plain', 'crf') if args.crf and side == min(args.sides) else ('plain',):
                 m = measure(folder, tmp/'model', threshold, kind)
-                lines.append(f'| {side:,} x {side:,}{" with CRF" if kind == "crf" else ""} | {m["memory"]:.0f} MB | {m["all"]:.0f} s | {m["inside_model"]:.0f} s | '
+                lines.append(f'| {side:,} x {side:,}{" with CRF" if kind == "crf" else ""} | {m["memory"]:.0f} MB | {m["all"]:.0f} s | '
+                             f'{m["inside_model"]:.0f} s | '
                              f'{m["inside_model"]/m["all"]:.1%} | {m["inside_model"]/m["windows"]:.1%} | {m["landslides"]:,} | {m["files"]:.0f} MB |')
                 print(lines[-1], flush=True)
             shutil.rmtree(folder)
     cpu = next((o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name')), platform.processor())
     precision = {None: 'float32', torch.bfloat16: 'bfloat16', torch.float16: 'float16'}[amp_dtype('cpu')]
-    text = '\n'.join(['# A whole scene', '', 'Made by `python bench/scene.py`: a generated Sentinel-2 scene (13 bands, uint16, compressed) with an elevation model of 30 m '
-                      f'in degrees, mapped with DeepLabV3+ / {args.backbone} (random weights) in windows of 128 px that overlap by 32, with polygons, in a process of its own. '
-                      'Memory is the largest resident set of that process, imports included (`VmHWM`). The first share is of the whole command from opening the scene '
-                      'to the last file, the second of the part before the files are written.', '',
-                      f'{cpu}, {torch.get_num_threads()} thread(s) of {len(os.sched_getaffinity(0))} cores, torch {torch.__version__.split("+")[0]}, {precision}, '
-                      f'GDAL {rasterio.__gdal_version__}; {time.strftime("%Y-%m-%d")}, {time.perf_counter() - start:.0f} s in all.', '',
-                      '| scene | memory | time | inside the model | of all | of the windows | polygons | files |', '|---|---|---|---|---|---|---|---|', *lines, ''])
+    text = '\n'.join(['# A whole scene', '', 'Made by `python bench/scene.py`: a generated Sentinel-2 scene (13 bands, uint16, compressed) '
+                      f'with an elevation model of 30 m in degrees, mapped with DeepLabV3+ / {args.backbone} (random weights) in windows '
+                      'of 128 px that overlap by 32, with polygons, in a process of its own. '
+                      'Memory is the largest resident set of that process, imports included (`VmHWM`). '
+                      'The first share is of the whole command from opening the scene to the last file, '
+                      'the second of the part before the files are written.', '',
+                      f'{cpu}, {torch.get_num_threads()} thread(s) of {len(os.sched_getaffinity(0))} cores, '
+                      f'torch {torch.__version__.split("+")[0]}, {precision}, GDAL {rasterio.__gdal_version__}; '
+                      f'{time.strftime("%Y-%m-%d")}, {time.perf_counter() - start:.0f} s in all.', '',
+                      '| scene | memory | time | inside the model | of all | of the windows | polygons | files |',
+                      '|---|---|---|---|---|---|---|---|', *lines, ''])
     print(text)
     args.out.write_text(text, encoding='utf-8')
 

@@ -30,7 +30,8 @@ def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp('data')/
 
 @pytest.fixture(scope='module')
 def model(world, tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp('model'), create_segmenter('deeplabv3plus', 'test_resnet'), read_split(world, progress=False).measure_scaling())
+    scaling = read_split(world, progress=False).measure_scaling()
+    return save_model(tmp_path_factory.mktemp('model'), create_segmenter('deeplabv3plus', 'test_resnet'), scaling)
 
 
 @pytest.fixture
@@ -115,7 +116,8 @@ def folder(p): p.mkdir()
 FILES = {  # name: (file that is taken away, what comes in its place, the file and a word of the fault)
     'empty file': (IMG, lambda p: p.write_bytes(b''), 'image_3.h5', '0 bytes'),
     'cut short': (IMG, cut, 'image_3.h5', 'truncated'),
-    'text pointer': (IMG, lambda p: p.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n'), 'image_3.h5', 'text pointer'),
+    'text pointer': (IMG, lambda p: p.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n'),
+                     'image_3.h5', 'text pointer'),
     'a web page': (IMG, lambda p: p.write_text('<html>404: not found</html>'), 'image_3.h5', 'text file'),
     'other bytes': (IMG, lambda p: p.write_bytes(bytes(range(256))*9), 'image_3.h5', 'not an HDF5 file'),
     'a folder': (IMG, folder, 'image_3.h5', 'a folder'),
@@ -349,7 +351,8 @@ def test_odd_names(name, world, model, tmp_path, capsys):
 @pytest.mark.parametrize('name', ['x'*300, 'x\ny', 'x\0y'], ids=['long', 'of two lines', 'with a zero'])
 def test_names_that_cannot_be(name, model, recipe, tmp_path, capsys):
     o, out = tmp_path/name, tmp_path/'out'
-    for command, *args in (('check', o), ('pack', o, out), ('train', o, out, recipe), ('predict', model, o, out), ('predict', o, tmp_path, out), ('score', o, o)):
+    commands = (('check', o), ('pack', o, out), ('train', o, out, recipe), ('predict', model, o, out), ('predict', o, tmp_path, out), ('score', o, o))
+    for command, *args in commands:
         one_line(*said(capsys, command, *args), 'x')
     assert not out.exists()
 
@@ -419,7 +422,8 @@ def test_a_folder_where_nothing_may_be_written(shared, world, model, recipe, tmp
 
 # What is odd but no reason to stop
 
-@pytest.mark.parametrize('kw', [dict(dtype='f4'), dict(dtype='f2'), dict(dtype='>f8'), dict(compression='gzip', shuffle=True), dict(chunks=(16, 16, 14))], ids=str)
+@pytest.mark.parametrize('kw', [dict(dtype='f4'), dict(dtype='f2'), dict(dtype='>f8'), dict(compression='gzip', shuffle=True),
+                                dict(chunks=(16, 16, 14))], ids=str)
 def test_floats_of_every_kind_load(kw, root):
     x, path = patch(root), root/IMG
     path.unlink()

@@ -117,7 +117,8 @@ def test_streaming_does_not_depend_on_the_step(teacher, keep, a, b):
 @settings(max_examples=25)
 def test_histograms_add(teacher, at):
     pred, unc = teacher
-    whole, parts = UncertaintyHistogram().add(pred, unc), UncertaintyHistogram().add(pred[:at], unc[:at]) + UncertaintyHistogram().add(pred[at:], unc[at:])
+    whole = UncertaintyHistogram().add(pred, unc)
+    parts = UncertaintyHistogram().add(pred[:at], unc[:at]) + UncertaintyHistogram().add(pred[at:], unc[at:])
     assert (whole.counts == parts.counts).all() and whole.counts.sum() == pred.size
 
 
@@ -298,7 +299,8 @@ def touch(folder, stem, names):
     for n, zeros in names.items(): (folder/f'{stem}_{"0"*zeros}{n}.h5').touch()
 
 
-@given(NAMES, NAMES, st.sets(st.sampled_from(['image_.h5', 'image_x.h5', 'image_1.hdf5', 'Image_1.h5', 'image_-1.h5', 'image_1.h5.part', 'image_1_2.h5'])))
+@given(NAMES, NAMES, st.sets(st.sampled_from(['image_.h5', 'image_x.h5', 'image_1.hdf5', 'Image_1.h5', 'image_-1.h5',
+                                              'image_1.h5.part', 'image_1_2.h5'])))
 def test_images_and_masks_pair_by_number(imgs, masks, stray):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -106,7 +106,8 @@ def test_killed_as_a_file_is_written(whole, tmp_path, die):
 
 
 def command(*args, **kwargs):
-    return subprocess.Popen([str(o) for o in (BIN/'landslide-train', *args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV, **kwargs)
+    return subprocess.Popen([str(o) for o in (BIN/'landslide-train', *args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=ENV, **kwargs)
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(whole, tmp_path):

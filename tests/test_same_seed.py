@@ -79,5 +79,6 @@ def test_a_store_that_is_cut_short_in_training_is_named(tmp_path):
     class CutShort(Callback):
         def after_batch(self): os.truncate(file, file.stat().st_size // 2)
 
-    learn = Learner(split_dls(split, None, 2, 3, split.measure_scaling(), seed=0), create_segmenter(backbone='test_resnet'), JaccardCE(), cbs=CutShort())
+    dls = split_dls(split, None, 2, 3, split.measure_scaling(), seed=0)
+    learn = Learner(dls, create_segmenter(backbone='test_resnet'), JaccardCE(), cbs=CutShort())
     with pytest.raises(PatchError, match=f'{file.name}: the file was cut short'), learn.no_bar(), learn.no_logging(): learn.fit(1)

@@ -64,7 +64,8 @@ KWARGS = dict(threshold=.47, bs=4, passes=2, device='cpu')
 
 
 def map_args(world, out, *more):
-    return ['map', world/'model', world/'scene.tif', out, '--dem', world/'dem.tif', '--threshold', .47, '--bs', 4, '--passes', 2, '--device', 'cpu', *more]
+    settings = ['--threshold', .47, '--bs', 4, '--passes', 2, '--device', 'cpu']
+    return ['map', world/'model', world/'scene.tif', out, '--dem', world/'dem.tif', *settings, *more]
 
 
 @pytest.fixture(scope='module')
@@ -133,7 +134,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(world, mapped, tmp_path, capsys)
         assert not [o for o in FILES if (tmp_path/'m'/o).exists()]
     assert kills == 3
     times = {o.name: o.stat().st_mtime_ns for o in work.glob('net_*.npy')}
-    refused_here(capsys, map_command, *args[1:4], dem=world/'dem.tif', uncertainty=True, crf=True, overlap=16, words=('other settings', 'job'), **KWARGS)
+    refused_here(capsys, map_command, *args[1:4], dem=world/'dem.tif', uncertainty=True, crf=True, overlap=16,
+                 words=('other settings', 'job'), **KWARGS)
     assert {o.name: o.stat().st_mtime_ns for o in work.glob('net_*.npy')} == times
     ok(run(*args))
     assert not work.exists()
@@ -146,7 +148,8 @@ def test_two_dask_workers_give_the_same_map(world, mapped, tmp_path, capsys):
     lines = ok(run(*map_args(world, tmp_path/'m', '--uncertainty', '--polygons', '--crf', '--workers', 2, '--dask'))).stderr.splitlines()
     assert not [o for o in lines if ' - distributed.' not in o], 'nothing but what Dask itself logs, such as a slow worker on a busy machine'
     for o in FILES[:3] + FILES[4:]: assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
-    refused_here(capsys, map_command, world/'model', world/'scene.tif', tmp_path/'n', dem=world/'dem.tif', dask='tcp://127.0.0.1:9', words=('--dask', 'no scheduler'))
+    refused_here(capsys, map_command, world/'model', world/'scene.tif', tmp_path/'n', dem=world/'dem.tif', dask='tcp://127.0.0.1:9',
+                 words=('--dask', 'no scheduler'))
     assert not (tmp_path/'n').exists()
 
 
@@ -180,10 +183,12 @@ def test_wrong_input_is_one_line(world, tmp_path, capsys, change, words):
 
 def test_a_corrupt_block_is_named_and_leaves_no_map(world, tmp_path):
     data = bytearray((world/'scene.tif').read_bytes())
-    with rasterio.open(world/'scene.tif') as src: offset = int(src.tags(1, ns='TIFF').get('BLOCK_OFFSET_1_1') or src.get_tag_item('BLOCK_OFFSET_2_2', 'TIFF', bidx=1))
+    with rasterio.open(world/'scene.tif') as src:
+        offset = int(src.tags(1, ns='TIFF').get('BLOCK_OFFSET_1_1') or src.get_tag_item('BLOCK_OFFSET_2_2', 'TIFF', bidx=1))
     data[offset:offset + 5000] = os.urandom(5000)
     (tmp_path/'scene.tif').write_bytes(data)
-    refused(run('map', world/'model', tmp_path/'scene.tif', tmp_path/'out', '--dem', world/'dem.tif', '--device', 'cpu'), 'map', 'scene.tif', 'cannot be read')
+    res = run('map', world/'model', tmp_path/'scene.tif', tmp_path/'out', '--dem', world/'dem.tif', '--device', 'cpu')
+    refused(res, 'map', 'scene.tif', 'cannot be read')
     assert not [o for o in (*FILES, 'map.json') if (tmp_path/'out'/o).exists()]
 
 
@@ -201,7 +206,8 @@ def test_level_2a_and_no_dem_are_warned_of(world, tmp_path, capsys):
 def test_a_vrt_is_the_same_scene(world, tmp_path):
     from rasterio.shutil import copy
     copy(world/'scene.tif', tmp_path/'scene.vrt', driver='VRT')
-    for o, name in ((world/'scene.tif', 'n'), (tmp_path/'scene.vrt', 'm')): map_command(world/'model', o, tmp_path/name, dem=world/'dem.tif', **KWARGS)
+    for o, name in ((world/'scene.tif', 'n'), (tmp_path/'scene.vrt', 'm')):
+        map_command(world/'model', o, tmp_path/name, dem=world/'dem.tif', **KWARGS)
     assert (tmp_path/'m/probability.tif').read_bytes() == (tmp_path/'n/probability.tif').read_bytes()
 
 
