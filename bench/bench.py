@@ -33,9 +33,11 @@ from landslide_nb.data.augment import BatchAugment
 from landslide_nb.data.pack import pack_data
 from landslide_nb.model.dropout import mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
+from landslide_nb.model.metrics import confusion, scores
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.predict.probabilities import unlabelled_dl
-from landslide_nb.predict.crf import crf_split
+from landslide_nb.predict.meanfield import meanfield_crf
+from landslide_nb.predict.crf import CRFParams, crf_split, guide_image
 from landslide_nb.predict.masks import predict_folder
 from landslide_nb.selftrain.selection import UncertaintyHistogram, uncertainty_bin
 from landslide_nb.selftrain.bank import PseudoBank
@@ -46,6 +48,7 @@ from landslide_nb.train.stage import train_stage
 
 BS = 8
 BACKBONE = 'resnet18'
+REAL = Path(__file__).resolve().parents[2]/'shared/data/l4s_real'
 
 
 def interleave(repeats, warm=False, **sides):
@@ -214,12 +217,49 @@ def bench_uncertainty(tmp, rows):
 def bench_crf(tmp, rows, n=245):
     xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(n))))
     prob = np.clip(ys * .6 + .2 + .15*np.random.default_rng(0).standard_normal(ys.shape), .01, .99)
-    s = interleave(3, serial=lambda: crf_split(prob, xs, progress=False, workers=1), all=lambda: crf_split(prob, xs, progress=False))
-    same = np.array_equal(crf_split(prob, xs, progress=False, workers=1), crf_split(prob, xs, progress=False))
+    s = interleave(3, serial=lambda: crf_split(prob, xs, progress=False, workers=1, backend='pydensecrf'),
+                   all=lambda: crf_split(prob, xs, progress=False, backend='pydensecrf'))
+    same = np.array_equal(*(crf_split(prob, xs, progress=False, workers=k, backend='pydensecrf') for k in (1, None)))
     m, text = ratio(s['serial'], s['all'])
     rows.append((f'CRF of {n} patches, as many as the benchmark has for validation, on {len(os.sched_getaffinity(0))} cores vs. one '
                  f'(outputs {"identical" if same else "DIFFER"})', text, '1.8 or more', m >= 1.8 and same,
                  f'{ms(s["all"], n)} vs. {ms(s["serial"], n)} a patch'))
+
+
+def spoil(mask, seed):
+    "A network-like probability: the blurred mask plus smooth noise, as logits"
+    from scipy.ndimage import gaussian_filter
+    bumps = gaussian_filter(np.random.default_rng(seed).normal(size=mask.shape), 1.5)
+    logit = 6*(gaussian_filter(mask.astype(float), 1.5) - .5) + bumps/bumps.std() - .3
+    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+
+def bench_meanfield(tmp, rows, n=14, timed=6):
+    worlds = dict(synthetic=tuple(map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(n))))))
+    if REAL.exists():
+        real = read_split(REAL, 'train', progress=False)
+        worlds['real'] = real.gather(np.arange(len(real)))
+    else: rows.append(('CRF in torch and by pydensecrf, real patches', '', '', None, 'not measured: ../shared/data/l4s_real is not there'))
+    for kind, (xs, ys) in worlds.items():
+        xs, ys = np.asarray(xs), np.asarray(ys)
+        prob = np.stack([spoil(o, i) for i, o in enumerate(ys)])
+        guides = np.stack([guide_image(x).transpose(2, 0, 1) for x in xs])
+        before, lattice, ours, far = (o > .5 for o in (prob, crf_split(prob, xs, progress=False, backend='pydensecrf'), crf_split(prob, xs, progress=False, backend='torch', device='cpu'),
+                                                       meanfield_crf(prob, guides, CRFParams(), truncate=4).numpy()))
+        same, moved = ours == lattice, (ours != before) | (lattice != before)
+        f1 = {k: 100*scores(*confusion(o, ys))['f1'] for k, o in dict(before=before, lattice=lattice, ours=ours).items()}
+        rows.append((f'CRF of {len(xs)} {kind} patches in torch vs. by pydensecrf: share of pixels with the same mask', f'{same.mean():.3%}', '99.5 % or more', bool(same.mean() >= .995),
+                     f'F1 {f1["ours"]:.2f} vs. {f1["lattice"]:.2f}, before {f1["before"]:.2f}; of the {moved.mean():.2%} of the pixels that either changes {same[moved].mean():.1%}; the same mask as '
+                     f'sums out to four standard deviations: torch {(ours == far).mean():.3%}, pydensecrf {(lattice == far).mean():.3%}'))
+    xs, prob = xs[:timed], prob[:timed]
+    def run(backend, threads):
+        torch.set_num_threads(threads)
+        crf_split(prob, xs, progress=False, workers=1, backend=backend, device='cpu')
+    usual = torch.get_num_threads()
+    s = interleave(3, torch=lambda: run('torch', 1), two=lambda: run('torch', 2), lattice=lambda: run('pydensecrf', 1))
+    torch.set_num_threads(usual)
+    rows.append((f'CRF of {timed} patches in torch vs. by pydensecrf, one thread', ratio(s['torch'], s['lattice'])[1], '', None,
+                 f'{ms(s["torch"], timed)} vs. {ms(s["lattice"], timed)} a patch; torch on two threads {ms(s["two"], timed)}'))
 
 
 def precision(): return {torch.bfloat16: 'bfloat16', torch.float16: 'float16', None: 'float32'}[amp_dtype('cpu')]
@@ -346,7 +386,7 @@ def cpu_name():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ('store', 'step', 'uncertainty', 'crf', 'rate', 'quantile', 'growth')
+    names = ('store', 'step', 'uncertainty', 'crf', 'meanfield', 'rate', 'quantile', 'growth')
     parser.add_argument('--only', nargs='+', choices=names, default=names)
     parser.add_argument('--out', default=Path(__file__).parent/'RESULTS.md', type=Path)
     parser.add_argument('--sizes', nargs='+', type=int, default=(100, 1000, 10_000), help='patches of the growth table')

@@ -123,7 +123,7 @@ def misbehave(n):
 
 def read_all(raws, numbers, pipe):
     "In a process of its own: what came of each file"
-    import landslide_nb.core.files
+    import landslide_nb.data.hdf5
     used = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE') if Path('/proc/self/statm').exists() else 2**33
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM,)*2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
