@@ -1,6 +1,10 @@
 "Everything that a person types in a notebook: `from landslide_nb.all import *`"
-from fastai.basics import *
-from fastai.callback.all import *
+import warnings
+
+with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*') # fastai's layers call it on import
+    from fastai.basics import *
+    from fastai.callback.all import *
 
 from .core.errors import *
 from .core.precision import *
