@@ -98,9 +98,24 @@ def test_the_files_of_a_map(world, mapped):
     hole = np.zeros(mask.shape, bool)
     hole[200:240, 300:330] = True
     assert ((mask == 255) == hole).all() and (np.isnan(prob) == hole).all() and (np.isnan(unc) == hole).all()
-    assert (mask[~hole] == (prob[~hole] > .47)).all() and 0 < mask[~hole].mean() < 1
+    assert 0 < mask[~hole].mean() < 1
     info = json.loads((mapped/'map.json').read_text())
+    assert info['settings']['crf']['backend'] in ('pydensecrf', 'torch') and info['settings']['crf']['iters'] == 10
     assert info['result']['landslide_pixels'] == (mask == 1).sum() and info['versions']['torch'] == torch.__version__.split('+')[0]
+
+
+def test_the_mask_is_the_crfs_and_the_probability_the_networks(world, mapped, tmp_path):
+    kwargs = dict(dem=world/'dem.tif', uncertainty=True, progress=False, **KWARGS)
+    map_scene(world/'model', world/'scene.tif', tmp_path/'m', crf=True, crf_prob=True, **kwargs)
+    map_scene(world/'model', world/'scene.tif', tmp_path/'plain', **kwargs)
+    assert {o.name for o in (tmp_path/'m').iterdir()} == {*FILES[:3], 'crf.tif', 'quicklook.png', 'map.json'}
+    for o in ('mask.tif', 'probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
+    for o in ('probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (tmp_path/'plain'/o).read_bytes(), o
+    with rasterio.open(tmp_path/'m/crf.tif') as src: assert src.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
+    mask, crf, prob, plain = (read(tmp_path/o) for o in ('m/mask.tif', 'm/crf.tif', 'm/probability.tif', 'plain/mask.tif'))
+    ok = mask != 255
+    assert (np.isnan(crf) == ~ok).all() and (mask[ok] == (crf[ok] > .47)).all() and (plain[ok] == (prob[ok] > .47)).all() and (mask != plain).any()
+    assert json.loads((tmp_path/'plain/map.json').read_text())['settings']['crf'] is None
 
 
 def test_polygons_are_the_mask(mapped):

@@ -11,7 +11,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, repeat
 import numpy as np
 import torch
 from ..core.progress import with_bar
@@ -187,6 +187,22 @@ def crf_pool(
         with ProcessPoolExecutor(workers, context, initializer=leave_with, initargs=(os.getpid(),)) as pool: yield pool
 
 # %% ../../nbs/32_predict.crf.ipynb #cd5da1a8
+def banded_crfs(
+    probs,               # `(H, W)` probabilities of landslide, all of one size
+    bands: list,         # of `(K, H, W)` bands that make the guides
+    params: CRFParams = CRFParams(), # see `CRFParams`
+    pool = None,         # of `crf_pool`
+    backend: str = None, # of `guided_crf`
+    device = None        # of torch, by default a GPU if there is one
+) -> list: # of `(H, W)` float32 probabilities of landslide
+    "`banded_crf` of several patches: torch takes them in one go, pydensecrf deals them out to the processes of a pool"
+    if not len(probs): return []
+    if _backend(backend, device) == 'torch':
+        guides = np.stack([255 * stretch(b, params.pct).transpose(2, 0, 1) for b in bands])
+        return list(meanfield_crf(np.stack(probs), guides, params, device=_crf_device(device)).cpu().numpy())
+    return list((pool.map if pool else map)(banded_crf, probs, bands, repeat(params), repeat('pydensecrf')))
+
+# %% ../../nbs/32_predict.crf.ipynb #e339809a
 def _split_torch(
     probs,               # of `crf_split`
     xs,                  # of `crf_split`
@@ -196,11 +212,10 @@ def _split_torch(
     bs: int = 32         # patches at a time
 ) -> np.ndarray: # `(N, H, W)` float32 probabilities of landslide
     "`crf_split` in torch, batch by batch"
-    res, guide = np.zeros(np.shape(probs), dtype=np.float32), lambda x: 255 * stretch(guide_bands(x, params), params.pct).transpose(2, 0, 1)
+    res = np.zeros(np.shape(probs), dtype=np.float32)
     for i in with_bar(range(0, len(probs), bs), progress, 'CRF'):
         part = range(i, min(i + bs, len(probs)))
-        guides = np.stack([guide(xs[j]) for j in part])
-        res[i:part.stop] = meanfield_crf(probs[i:part.stop], guides, params, device=_crf_device(device)).cpu()
+        res[i:part.stop] = banded_crfs([probs[j] for j in part], [guide_bands(xs[j], params) for j in part], params, None, 'torch', device)
     return res
 
 # %% ../../nbs/32_predict.crf.ipynb #20fb09d4

@@ -47,6 +47,32 @@ def scene_split(
     if not kept: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
     return Split(x[:len(kept)], None, list(range(1, len(kept) + 1)))
 
+# %% ../../nbs/77_scene.adapt.ipynb #5440e187
+def load_pair(
+    model,         # folder of a trained model, from which the student starts
+    teacher = None # folder of another model that makes the pseudo labels
+) -> tuple: # models by name, 'student' and 'teacher'; what is known of the student's
+    "The two models of an adaptation; `ModelError` where their scaling is not there or not the same"
+    student, info = load_model(model)
+    if info.scaling is None: raise ModelError(model, 'the model was saved without its scaling')
+    if not teacher: return dict(student=student, teacher=student), info
+    other, about = load_model(teacher)
+    if about.scaling != info.scaling: raise ModelError(teacher, f'was trained with other scaling constants than {model}')
+    return dict(student=student, teacher=other), info
+
+# %% ../../nbs/77_scene.adapt.ipynb #1d4e0e5f
+def own_stage(
+    config: dict, # of the student: its architecture, backbone and zoom
+    iters: int,   # iterations
+    lr: float,    # learning rate at the start
+    bs: int,      # labelled patches a batch, and as many windows
+    **fields      # further fields of the `Stage`, which win over these
+) -> Stage:
+    "The stage that goes on with a model"
+    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), name='adapted', teacher='teacher',
+               unlabelled=('test',), init='student', iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
+    return Stage(**{**own, **fields})
+
 # %% ../../nbs/77_scene.adapt.ipynb #e527ece3
 def adapt(
     model,               # folder of a trained model, from which the student starts
@@ -73,18 +99,12 @@ def adapt(
     "Self-training on a scene; refuses a folder that holds a model; `InputError` for anything that cannot be used"
     out, device = Path(out), device or default_device()
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
-    student, info = load_model(model)
-    if info.scaling is None: raise ModelError(model, 'the model was saved without its scaling')
-    models = dict(student=student, teacher=load_model(teacher)[0] if teacher else student)
-    if teacher and load_model(teacher)[1].scaling != info.scaling:
-        raise ModelError(teacher, f'was trained with other scaling constants than {model}')
+    models, info = load_pair(model, teacher)
     s, labelled = Scene(scene, dem, bands, offset), read_split(data, 'train', progress=progress)
     if labelled.y is None: raise PatchError(data, "split 'train' has no masks")
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     split = scene_split(s, most=most, seed=seed, progress=progress)
-    own = dict(arch=info.config['arch'], backbone=info.config['backbone'], size=round(info.config['zoom'] * PATCH))
-    stage = Stage(**{**own, **dict(name='adapted', teacher='teacher', unlabelled=('test',), init='student', iters=iters, bs=bs, lr=lr,
-                                   every=max(iters // 10, 1)), **fields})
+    stage = own_stage(info.config, iters, lr, bs, **fields)
     about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in s.files()],
                  labelled=labelled.digest(), stage=asdict(stage), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)

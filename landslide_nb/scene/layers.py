@@ -50,7 +50,13 @@ def write_cog(
                         overview_resampling=resampling, bigtiff='if_safer', num_threads='all_cpus')
     return Path(path)
 
-# %% ../../nbs/75_scene.layers.ipynb #dac6cb68
+# %% ../../nbs/75_scene.layers.ipynb #ddaa5f1b
+def polygon(
+    rings: list # `(n, 2)` corners, the outer ring first
+) -> dict:
+    "GeoJSON"
+    return dict(type='Polygon', coordinates=[o.tolist() for o in rings])
+
 def wkb(
     rings: list # `(n, 2)` corners, the outer ring first
 ) -> bytes:
@@ -92,13 +98,6 @@ def zones(
         for k, o in enumerate(layers, 1): sums[k] += count(o.read(1, window=rio.windows.Window(0, r, w, h))[inside])
     return np.concatenate([sums[:1, 1:], sums[1:, 1:] / np.maximum(n[1:], 1)])
 
-# %% ../../nbs/75_scene.layers.ipynb #ddaa5f1b
-def polygon(
-    rings: list # `(n, 2)` corners, the outer ring first
-) -> dict:
-    "GeoJSON"
-    return dict(type='Polygon', coordinates=[o.tolist() for o in rings])
-
 # %% ../../nbs/75_scene.layers.ipynb #ad097335
 def find_polygons(
     mask,        # raster file of 0, 1 and 255
@@ -116,6 +115,19 @@ def find_polygons(
     for o in opened: o.close()
     keep = cols[0] >= min_area
     return [o for o, k in zip(found, keep) if k], dict(zip(('area_m2', *(f'mean_{k}' for k in layers)), cols[:, keep]))
+
+# %% ../../nbs/75_scene.layers.ipynb #47219d1b
+def in_degrees(
+    rings: list, # of a polygon
+    crs: str     # it is in, as WKT
+) -> list:
+    "Longitude and latitude; outer rings counter-clockwise and inner ones clockwise, as RFC 7946 asks"
+    res = []
+    for i, o in enumerate(rings):
+        x, y = (np.array(v) for v in geo().warp.transform(crs, 'EPSG:4326', *o.T))
+        left = np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) > 0
+        res.append(np.stack([x, y], 1)[::1 if left == (i == 0) else -1])
+    return res
 
 # %% ../../nbs/75_scene.layers.ipynb #c6b661a7
 def write_polygons(
@@ -135,19 +147,6 @@ def write_polygons(
         write(tmp, np.array([wkb(g) for g in found] + [None], dtype=object)[:-1], [np.asarray(v) for v in columns.values()], list(columns),
               layer='landslides', driver='GeoJSON' if json_form else 'GPKG', geometry_type='Polygon', crs='EPSG:4326' if json_form else crs)
     return path
-
-# %% ../../nbs/75_scene.layers.ipynb #47219d1b
-def in_degrees(
-    rings: list, # of a polygon
-    crs: str     # it is in, as WKT
-) -> list:
-    "Longitude and latitude; outer rings counter-clockwise and inner ones clockwise, as RFC 7946 asks"
-    res = []
-    for i, o in enumerate(rings):
-        x, y = (np.array(v) for v in geo().warp.transform(crs, 'EPSG:4326', *o.T))
-        left = np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) > 0
-        res.append(np.stack([x, y], 1)[::1 if left == (i == 0) else -1])
-    return res
 
 # %% ../../nbs/75_scene.layers.ipynb #10848d22
 def write_quicklook(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['map_scene']
 
-# %% ../../nbs/76_scene.map.ipynb #ec5be816
+# %% ../../nbs/76_scene.map.ipynb #cf93259a
 import json, os, platform, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -17,15 +17,72 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_path
 from ..data.bands import IGNORE, PATCH
-from ..predict.crf import CRFParams
-from .terrain import geo
+from ..predict.crf import CRFParams, crf_backend
+from .terrain import Grid, geo
 from .sentinel import Scene
 from .windows import Cut, Predictor, checksum, fingerprint
-from .strips import Strips, begin, crf_strips, dask_client, net_strips
+from .strips import Strips, begin, close_client, crf_strips, dask_client, net_strips
 from .layers import find_polygons, tiled, write_cog, write_polygons, write_quicklook
 
-# %% ../../nbs/76_scene.map.ipynb #42788114
+# %% ../../nbs/76_scene.map.ipynb #e61da034
+def mask_strips(
+    final: Strips,     # the strips that make the mask: the model's, or the CRF's
+    threshold: float,  # landslide above this probability
+    counts: np.ndarray # two numbers, to which the pixels mapped and those that are landslide are added
+): # yields first row and `(rows, width)` uint8: 1 landslide, 0 background, 255 not mapped
+    "The mask, strip by strip"
+    for row, (a, *_) in final:
+        m = np.where(np.isnan(a), IGNORE, a > threshold).astype(np.uint8)
+        counts += (m != IGNORE).sum(), (m == 1).sum()
+        yield row, m
+
+# %% ../../nbs/76_scene.map.ipynb #afb4ee9d
 MAP_COLOURS = {0: (0, 0, 0, 0), 1: (214, 47, 39, 255)}
+def write_rasters(
+    out: Path,         # final folder
+    work: Path,        # working folder
+    grid: Grid,        # of the scene
+    net: Strips,       # the model's strips: probability and, maybe, uncertainty
+    crf: Strips = None,# the CRF's, which then make the mask
+    threshold: float = .5, # landslide above this probability
+    crf_prob: bool = False # also write what the CRF says
+) -> tuple: # plain rasters in the working folder by name; pixels mapped, and those that are landslide
+    "Mask, probability and what else there is, as Cloud-Optimised GeoTIFFs"
+    counts, tags = np.zeros(2, np.int64), dict(TIFFTAG_SOFTWARE=f'landslide_nb {__version__}')
+    def layer(name, strips, k, text):
+        return tiled(work/f'{name}.tif', grid, ((row, a[k]) for row, a in strips), 'float32', np.nan, None, text, tags)
+    mask = tiled(work/'mask.tif', grid, mask_strips(crf or net, threshold, counts), 'uint8', IGNORE, MAP_COLOURS, 'landslide', tags)
+    made = dict(mask=mask, probability=layer('probability', net, 0, 'probability of landslide'))
+    if len(net.strip(0)) > 1: made['uncertainty'] = layer('uncertainty', net, 1, 'variance of the logits')
+    if crf and crf_prob: made['crf'] = layer('crf', crf, 0, 'probability of landslide after the CRF')
+    for k, v in made.items(): write_cog(out/f'{k}.tif', v, 'mode' if k == 'mask' else 'average')
+    return made, counts
+
+# %% ../../nbs/76_scene.map.ipynb #f2bcc7cc
+def write_map(
+    out,              # final folder
+    work,             # working folder, with the strips
+    scene: Scene,     # that was mapped
+    net: Strips,      # the model's strips: probability and, maybe, uncertainty
+    crf: Strips = None,    # those of the CRF, which then make the mask
+    threshold: float = .5, # landslide above this probability
+    polygons: str = None,  # 'gpkg' or 'geojson'
+    min_area: float = 0.,  # square metres
+    image = None,          # what `scene.preview` gives, where it is at hand
+    crf_prob: bool = False # also write what the CRF says
+) -> dict: # pixels mapped, those that are landslide, landslides, their area
+    "Rasters, polygons and quicklook of a finished map"
+    out, work, grid = Path(out), Path(work), scene.grid
+    made, counts = write_rasters(out, work, grid, net, crf, threshold, crf_prob)
+    res = dict(pixels=int(counts[0]), landslide_pixels=int(counts[1]))
+    if polygons:
+        found, columns = find_polygons(made['mask'], {k: made[k] for k in ('probability', 'uncertainty') if k in made}, grid, min_area)
+        write_polygons(out/f'landslides.{polygons}', found, columns, grid.crs)
+        res.update(landslides=len(found), area_m2=round(float(columns['area_m2'].sum()), 1))
+    (image, _), rio = image or scene.preview(), geo()
+    with rio.open(out/'mask.tif') as src: mask = src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest)
+    write_quicklook(out/'quicklook.png', image, mask)
+    return res
 
 # %% ../../nbs/76_scene.map.ipynb #5fc03490
 def versions() -> dict:
@@ -36,41 +93,64 @@ def versions() -> dict:
         except PackageNotFoundError: pass
     return res
 
-# %% ../../nbs/76_scene.map.ipynb #f2bcc7cc
-def write_map(
-    out,              # final folder
-    work,             # working folder, with the strips
-    scene: Scene,     # that was mapped
-    net: Strips,      # the model's strips: probability and, maybe, uncertainty
-    final: Strips,    # the strips that make the mask: `net`, or those of the CRF
-    threshold: float = .5, # of the probability
-    polygons: str = None,  # 'gpkg' or 'geojson'
-    min_area: float = 0.,  # square metres
-    image = None           # what `scene.preview` gives, where it is at hand
-) -> dict: # pixels mapped, those that are landslide, landslides, their area
-    "Rasters, polygons and quicklook of a finished map"
-    out, work, grid, counts = Path(out), Path(work), scene.grid, np.zeros(2, np.int64)
-    tags = dict(TIFFTAG_SOFTWARE=f'landslide_nb {__version__}')
-    def layer(strips, k): return ((row, a[k]) for row, a in strips)
-    def masks():
-        for row, a in layer(final, 0):
-            m = np.where(np.isnan(a), IGNORE, a > threshold).astype(np.uint8)
-            counts[:] += (m != IGNORE).sum(), (m == 1).sum()
-            yield row, m
-    made = dict(mask=tiled(work/'mask.tif', grid, masks(), 'uint8', IGNORE, MAP_COLOURS, 'landslide', tags),
-                probability=tiled(work/'probability.tif', grid, layer(final, 0), 'float32', np.nan, None, 'probability of landslide', tags))
-    if net.strip(0).shape[0] > 1:
-        made['uncertainty'] = tiled(work/'uncertainty.tif', grid, layer(net, 1), 'float32', np.nan, None, 'variance of the logits', tags)
-    for k, v in made.items(): write_cog(out/f'{k}.tif', v, 'mode' if k == 'mask' else 'average')
-    res = dict(pixels=int(counts[0]), landslide_pixels=int(counts[1]))
-    if polygons:
-        found, columns = find_polygons(made['mask'], {k: v for k, v in made.items() if k != 'mask'}, grid, min_area)
-        write_polygons(out/f'landslides.{polygons}', found, columns, grid.crs)
-        res.update(landslides=len(found), area_m2=round(float(columns['area_m2'].sum()), 1))
-    (image, _), rio = image or scene.preview(), geo()
-    with rio.open(out/'mask.tif') as src: mask = src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest)
-    write_quicklook(out/'quicklook.png', image, mask)
-    return res
+# %% ../../nbs/76_scene.map.ipynb #aa595735
+def crf_setup(
+    device: str = None # where the model runs
+) -> dict:
+    "Which CRF runs there, and its parameters"
+    return dict(backend=crf_backend(device), **asdict(CRFParams()))
+
+# %% ../../nbs/76_scene.map.ipynb #aae2e6ad
+def about_scene(
+    s: Scene # that was mapped
+) -> dict:
+    "What `map.json` says of a scene: files, units, bands, grid, notes"
+    return dict(files=[fingerprint(o) for o in s.files()], offset=s.offset, factor=s.factor,
+                bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs, transform=s.grid.transform, shape=s.grid.shape, notes=s.notes)
+
+# %% ../../nbs/76_scene.map.ipynb #4719b568
+def check_request(
+    out: Path,      # folder for the map
+    polygons: str,  # 'gpkg', 'geojson' or None
+    crf: bool,      # sharpen the contours
+    crf_prob: bool  # also write what the CRF says
+):
+    "`InputError` for what cannot be asked for, or where a map is there already"
+    if polygons not in (None, 'gpkg', 'geojson'): raise InputError('--polygons', f'{polygons!r} is neither gpkg nor geojson')
+    if crf_prob and not crf: raise InputError('--crf-prob', 'without --crf there is nothing to write')
+    if (out/'map.json').exists(): raise InputError(out, 'already holds a finished map; name another folder or remove it')
+    if out.exists() and not out.is_dir(): raise InputError(out, 'is no folder')
+
+# %% ../../nbs/76_scene.map.ipynb #1ecff39f
+def ask_model(
+    predictor: Predictor, # asks
+    work,                 # working folder
+    about: dict,          # what decides the map
+    dask: str = None,     # address of a Dask scheduler, or 'local' for processes on this machine
+    workers: int = 2,     # processes that `dask='local'` starts
+    progress: bool = True # show a bar
+) -> tuple: # the model's strips; the quicklook's picture, as `Scene.preview` gives it
+    "All strips of the model's map; `InputError` where the folder holds those of another one"
+    client, aside = dask_client(dask, workers) if dask else None, ThreadPoolExecutor(1)
+    try:
+        begin(work, about)
+        look = aside.submit(Scene(**predictor.scene.args).preview)
+        net = net_strips(predictor, work, client, progress)
+    finally:
+        aside.shutdown(cancel_futures=True)
+        if client: close_client(client)
+    return net, look.result()
+
+# %% ../../nbs/76_scene.map.ipynb #1d8c6e9a
+def finish(
+    out: Path,  # final folder
+    work: Path, # working folder
+    info: dict  # for `map.json`
+):
+    "Write `map.json`, the last of the files, and clear up"
+    with atomic_path(out/'map.json') as tmp: tmp.write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
+    shutil.rmtree(work)
+    for o in out.glob('.tmp-*'): o.unlink() # what a kill left
 
 # %% ../../nbs/76_scene.map.ipynb #63dc898d
 def map_scene(
@@ -80,11 +160,11 @@ def map_scene(
     dem = None,           # elevation model that reaches as far as the scene
     bands: str = None,    # names of the bands in the file, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default
-    crf: bool = False,    # sharpen the contours with the dense CRF
+    crf: bool = False,    # sharpen the contours with the dense CRF: the mask is made of what it says
     uncertainty: bool = False, # Monte-Carlo dropout: also map the uncertainty
     polygons: str = None, # 'gpkg' or 'geojson': also write the landslides as polygons
     min_area: float = 0., # square metres of the smallest polygon
-    threshold: float = .5,# of the probability
+    threshold: float = .5,# landslide above this probability
     overlap: int = 32,    # pixels that neighbouring windows share
     size: int = PATCH,    # pixels of a window; other than the benchmark's only for a model trained so
     bs: int = 16,         # windows a batch
@@ -96,41 +176,27 @@ def map_scene(
     dask: str = None,     # address of a Dask scheduler, or 'local' for processes on this machine
     workers: int = 2,     # processes that `dask='local'` starts
     progress: bool = True,# show bars
-    warn = None           # called with a line about anything a person should know
+    warn = None,          # called with a line about anything a person should know
+    crf_prob: bool = False# also write what the CRF says, as crf.tif
 ) -> dict: # what `map.json` holds
     "Map a scene; refuses a finished map, goes on with an unfinished one; `InputError` for anything that cannot be mapped"
-    out, start = Path(out), time.perf_counter()
-    work = out/'.partial'
-    if polygons not in (None, 'gpkg', 'geojson'): raise InputError('--polygons', f'{polygons!r} is neither gpkg nor geojson')
-    if (out/'map.json').exists(): raise InputError(out, 'already holds a finished map; name another folder or remove it')
-    if out.exists() and not out.is_dir(): raise InputError(out, 'is no folder')
+    out, work, start = Path(out), Path(out)/'.partial', time.perf_counter()
+    check_request(out, polygons, crf, crf_prob)
     sha, s = checksum(model), Scene(scene, dem, bands, offset)
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     job = dict(model=os.path.abspath(model), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
                uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()))
-    predictor = Predictor(job, s)
-    client, aside = dask_client(dask, workers) if dask else None, ThreadPoolExecutor(1)
-    try:
-        begin(work, dict(job=job, files=[fingerprint(o) for o in s.files()], crf=bool(crf), version=__version__))
-        look = aside.submit(Scene(**s.args).preview)
-        net = net_strips(predictor, work, client, progress)
-    finally:
-        aside.shutdown(cancel_futures=True)
-        if client:
-            client.close()
-            if hasattr(client, 'own_cluster'): client.own_cluster.close()
+    setup, predictor = crf_setup(job['device']) if crf else None, Predictor(job, s)
+    about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=setup, version=__version__)
+    net, image = ask_model(predictor, work, about, dask, workers, progress)
     asked, inside = time.perf_counter() - start, predictor.inside
     del predictor # and the model with it: files need the memory now
-    final = crf_strips(s, net, CRFParams(), progress) if crf else net
-    res = write_map(out, work, s, net, final, threshold, polygons, min_area, look.result())
-    inputs = dict(path=str(scene), dem=None if dem is None else str(dem), files=[fingerprint(o) for o in s.files()],
-                  offset=s.offset, factor=s.factor, bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs,
-                  transform=s.grid.transform, shape=s.grid.shape, notes=s.notes)
+    sharp = crf_strips(s, net, CRFParams(), progress, setup['backend']) if crf else None
+    res = write_map(out, work, s, net, sharp, threshold, polygons, min_area, image, crf_prob)
     settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device')}, 'threshold': threshold,
-                'crf': asdict(CRFParams()) if crf else None, 'min_area': min_area, 'dask': dask}
+                'crf': setup, 'min_area': min_area, 'dask': dask}
     seconds = dict(windows=round(asked, 1), inside_model=round(inside, 1), all=round(time.perf_counter() - start, 1))
-    info = dict(result=res, model=dict(path=str(model), sha256=sha), scene=inputs, settings=settings, versions=versions(), seconds=seconds)
-    with atomic_path(out/'map.json') as tmp: tmp.write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
-    shutil.rmtree(work)
-    for o in out.glob('.tmp-*'): o.unlink() # what a kill left
+    info = dict(result=res, model=dict(path=str(model), sha256=sha), scene=dict(path=str(scene), dem=None if dem is None else str(dem), **about_scene(s)),
+                settings=settings, versions=versions(), seconds=seconds)
+    finish(out, work, info)
     return info

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['Scene']
 
-# %% ../../nbs/72_scene.sentinel.ipynb #c417404d
+# %% ../../nbs/72_scene.sentinel.ipynb #c21b5d60
 import os, re
 from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
+from fastcore.basics import patch
 from ..data.bands import BANDS, L4S_MEANS, N_BANDS, OPTICAL, RGB, band_index, to_l4s_units
 from .terrain import Elevation, PixelSize, SceneError, geo, grid_of, open_raster
 from .synthetic import L1C_BANDS
 
-# %% ../../nbs/72_scene.sentinel.ipynb #4e67d3c5
+# %% ../../nbs/72_scene.sentinel.ipynb #6a258aa3
 WANTED = tuple(b.name for b in BANDS[OPTICAL])
+CIRRUS = WANTED.index('B10')
 
 # %% ../../nbs/72_scene.sentinel.ipynb #1a39b13e
 def band_name(
@@ -42,6 +44,18 @@ def find_bands(
     named = [o for o in found if o]
     if (twice := {o for o in named if named.count(o) > 1}): raise SceneError(path, f'band {min(twice)} is there twice')
     return {o: i for i, o in enumerate(found, 1) if o}
+
+# %% ../../nbs/72_scene.sentinel.ipynb #ebaf133b
+def check_bands(
+    path,        # the scene, for messages
+    where: dict, # by name of the band
+    level2: bool # whether it is Level-2A
+) -> list: # of lines that a person should know
+    "`SceneError` where a band that the model wants is missing"
+    if (lost := [o for o in WANTED if o not in where and not (level2 and o == 'B10')]):
+        raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
+    res = ['a Level-2A product (surface reflectance): the model was trained on Level-1C'] if level2 else []
+    return res + ([] if 'B10' in where else ['Level-2A has no B10: its mean stands in'])
 
 # %% ../../nbs/72_scene.sentinel.ipynb #2c263c71
 def safe_bands(
@@ -71,159 +85,236 @@ def safe_metadata(
             return res
     return {}
 
-# %% ../../nbs/72_scene.sentinel.ipynb #15e2f075
+# %% ../../nbs/72_scene.sentinel.ipynb #8eec0efa
+def first_text(
+    meta: dict, # metadata by tag name: texts, or lists of texts
+    key: str    # tag name
+): # a text, or None
+    "What a tag says where it first occurs"
+    found = meta.get(key)
+    return found[0] if isinstance(found, list) else found
+
 def radiometric_offset(
     meta: dict # metadata by tag name: texts, or lists of texts
 ) -> float: # DN to take off
     "The offset of a product: `RADIO_ADD_OFFSET` (`BOA_ADD_OFFSET` in Level-2A) turned round, else 1000 from baseline 04.00 on"
-    first = lambda k: (meta[k][0] if isinstance(meta[k], list) else meta[k]) if k in meta else None
     for k in ('RADIO_ADD_OFFSET', 'BOA_ADD_OFFSET'):
-        try: return -float(first(k))
+        try: return -float(first_text(meta, k))
         except (TypeError, ValueError): pass
-    try: return 1000. if float(first('PROCESSING_BASELINE')) >= 4 else 0.
+    try: return 1000. if float(first_text(meta, 'PROCESSING_BASELINE')) >= 4 else 0.
     except (TypeError, ValueError): return 0.
 
+# %% ../../nbs/72_scene.sentinel.ipynb #b503a24b
+def declared_units(
+    meta: dict,   # metadata by tag name: texts, or lists of texts
+    scale: float, # declared in the file, 1 where none is
+    shift: float, # declared in the file, 0 where none is
+    folder: bool  # whether it is a product's folder
+) -> tuple: # factor and shift from the file's numbers to digital numbers, and the offset to take off
+    "What file and metadata say of the units"
+    if (scale, shift) != (1, 0): return 1e4*scale, 1e4*shift, 0.
+    quantum = first_text(meta, 'QUANTIFICATION_VALUE') if folder else None
+    return 1e4/float(quantum) if quantum else 1., 0., radiometric_offset(meta)
+
+# %% ../../nbs/72_scene.sentinel.ipynb #5ca5e71a
+def real_pixels(
+    raw: np.ndarray, # `(K, h, w)` numbers of a file
+    idxs: list,      # positions of its bands in `WANTED`
+    nodata           # declared value, or None
+) -> np.ndarray: # `(h, w)` bool
+    "Pixels of which every band has a number"
+    ok = np.ones(raw.shape[1:], bool)
+    if nodata is not None and not np.isnan(nodata):
+        for i, a in zip(idxs, raw):
+            if i != CIRRUS or nodata != 0: ok &= a != nodata
+    if raw.dtype.kind == 'f': ok &= np.isfinite(raw).all(0)
+    return ok
+
+# %% ../../nbs/72_scene.sentinel.ipynb #1cf49463
+def in_raster(
+    src,   # open dataset
+    path,  # of it
+    bands: str = None # names by hand
+) -> tuple: # file and number of each band by name, metadata, whether it is Level-2A, nodata value
+    "What a raster holds"
+    meta = {k.rpartition('#')[2].upper(): v for k, v in src.tags().items()}
+    level2 = 'MSIL2A' in Path(path).name or any('2A' in meta.get(k, '') for k in ('PROCESSING_LEVEL', 'PRODUCT_TYPE', 'LEVEL'))
+    return {k: (str(path), i) for k, i in find_bands(path, list(src.descriptions), bands).items()}, meta, level2, src.nodata
+
+def in_safe(
+    path # `.SAFE` folder, or one of its GRANULE folders
+) -> tuple: # as `in_raster`
+    "What a product holds, of which 0 is no pixel"
+    files, level2 = safe_bands(path)
+    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(path), level2, 0
+
+# %% ../../nbs/72_scene.sentinel.ipynb #08f37110
+class RawScene:
+    "The twelve bands of a scene in the numbers of its files; plain data while it is not read, so it can be sent to another process"
+    def __init__(self,
+        path,              # GeoTIFF, VRT or `.SAFE` folder
+        bands: str = None  # names of the bands in the file, where it has no descriptions
+    ):
+        if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
+        self.path, self.open, self.grid = Path(os.path.abspath(path)), {}, None
+        if self.path.is_dir(): where, meta, level2, self.nodata = in_safe(self.path)
+        else: where, meta, level2, self.nodata = in_raster(self.source(str(self.path)), self.path, bands)
+        widths = {file: self.source(file).width for file, _ in where.values()}
+        self.notes, self.where = check_bands(self.path, where, level2), [where.get(o) for o in WANTED]
+        self.grid = grid_of(self.open[max(widths, key=lambda o: (widths[o], o))])
+        src = self.open[self.where[0][0]]
+        self.dtypes = [np.dtype(o) for o in src.dtypes]
+        self.declared = declared_units(meta, src.scales[0], src.offsets[0], self.path.is_dir())
+        self.open = {}
+
+    def __getstate__(self): return {**vars(self), 'open': {}}
+
+# %% ../../nbs/72_scene.sentinel.ipynb #6cbe5e67
+@patch
+def source(self:RawScene,
+    file: str # one of the files it is made of
+): # open dataset
+    "A file of the scene, on the scene's grid once that is known"
+    if file not in self.open:
+        src, rio = open_raster(file), geo()
+        if self.grid and grid_of(src) != self.grid:
+            src = rio.vrt.WarpedVRT(src, **self.grid.profile, resampling=rio.enums.Resampling.bilinear, tolerance=.01,
+                                    nodata=self.nodata, src_nodata=self.nodata)
+        self.open[file] = src
+    return self.open[file]
+
+# %% ../../nbs/72_scene.sentinel.ipynb #2186e7b0
+@patch
+def read_file(self:RawScene,
+    file: str,    # to read from
+    idxs: list,   # positions of its bands in `WANTED`
+    window,       # of the scene's grid, rasterio's
+    shape: tuple  # of the result: rows and columns
+) -> tuple: # `(K, *shape)` in the numbers of the file; which pixels the file's own mask holds for real
+    "Bands of one file; `SceneError` where a block of it is corrupt"
+    rio, src = geo(), self.source(file)
+    try:
+        raw, ok = src.read([self.where[i][1] for i in idxs], window=window, out_shape=(len(idxs), *shape)), np.ones(shape, bool)
+        if any(o in src.mask_flag_enums[0] for o in (rio.enums.MaskFlags.per_dataset, rio.enums.MaskFlags.alpha)):
+            ok = src.dataset_mask(window=window, out_shape=shape) > 0
+    except rio.errors.RasterioError as e:
+        place = f'rows {int(window.row_off)} to {int(window.row_off + window.height)}'
+        raise SceneError(file, f'cannot be read at {place} ({str(e.__cause__ or e).splitlines()[0]})') from None
+    return raw, ok
+
+# %% ../../nbs/72_scene.sentinel.ipynb #ada02fb7
+@patch
+def read_raw(self:RawScene,
+    window,           # of the scene's grid, rasterio's
+    shape: tuple,     # of the result: rows and columns; smaller than the window for a thinned one
+    idxs = range(12)  # positions of the bands wanted in `WANTED`
+) -> tuple: # `(12, *shape)` float32 in the numbers of the files, NaN for bands that are not wanted or not there; which pixels are real
+    "The bands of a window, from however many files"
+    x, ok, zero = np.full((12, *shape), np.nan, np.float32), np.ones(shape, bool), np.ones(shape, bool)
+    for file in dict.fromkeys(self.where[i][0] for i in idxs if self.where[i]):
+        here = [i for i in idxs if self.where[i] and self.where[i][0] == file]
+        raw, masked = self.read_file(file, here, window, shape)
+        ok &= masked & real_pixels(raw, here, self.nodata)
+        zero &= (raw == 0).all(0)
+        x[here] = raw
+    return x, ok & ~zero
+
+# %% ../../nbs/72_scene.sentinel.ipynb #845030df
+@patch
+def sample(self:RawScene,
+    side: int = 256 # pixels
+) -> tuple: # `(12, h, w)` as `read_raw`, at most `side` pixels a side; which pixels are real
+    "A thinned scene; of a large one without overviews, which would have to be read whole, 64 places"
+    (h, w), window = self.grid.shape, geo().windows.Window
+    if max(h, w) <= 4*side or self.source(self.where[1][0]).overviews(1):
+        return self.read_raw(window(0, 0, w, h), (min(side, h), min(side, w)))
+    k = side // 8
+    rows, cols = (np.linspace(0, max(o - k, 0), 8).astype(int) for o in (h, w))
+    found = [self.read_raw(window(int(c), int(r), min(k, w), min(k, h)), (min(k, h), min(k, w))) for r in rows for c in cols]
+    return np.concatenate([x for x, _ in found], 1), np.concatenate([ok for _, ok in found])
+
+# %% ../../nbs/72_scene.sentinel.ipynb #18190f94
+@patch
+def find_units(self:RawScene,
+    given: float = None # DN to take off, by hand
+):
+    "Factor, shift and offset from the numbers of the files to digital numbers, and notes; `SceneError` where there is nothing to judge by"
+    if any(o.itemsize == 1 for o in self.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
+    self.factor, self.shift, off = self.declared
+    x, ok = self.sample()
+    if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was looked at')
+    if 'f' in {o.kind for o in self.dtypes} and self.factor == 1 and np.nanpercentile(x[:, ok], 99) < 3:
+        self.factor, off = 1e4, 0.
+        self.notes.append('taken for reflectance (99 % of a sample are below 3): multiplied by 10 000')
+    self.offset = float(off if given is None else given)
+    low = np.percentile(x[CIRRUS, ok]*self.factor + self.shift - self.offset, 1)
+    if low > 900 and self.where[CIRRUS]:
+        self.notes.append(f'B10 is nowhere below {low:.0f}: if this is processing baseline 04.00 or later, give --offset 1000')
+
+# %% ../../nbs/72_scene.sentinel.ipynb #b4a671bd
+@patch
+def check_terrain(self:RawScene,
+    dem = None # elevation model, a path
+):
+    "Notes on terrain and size of the pixels; `SceneError` where the elevation model cannot be used, or one is needed"
+    if dem is not None: Elevation(dem, self.grid)
+    elif self.grid.geographic: raise SceneError(self.path, 'is in degrees and no elevation model was given: --dem is needed')
+    else: self.notes.append('no elevation model: slope and elevation stand at their means, and the map will be poorer for it')
+    side = float(PixelSize(self.grid).nodes.mean())
+    if not 7 < side < 14: self.notes.append(f'pixels of {side:.1f} m: the model was trained on 10 m')
+
 # %% ../../nbs/72_scene.sentinel.ipynb #f2f95be3
-class Scene:
-    "A Sentinel-2 scene that is read in the benchmark's units; plain data as long as it is not read, so it can be sent to another process"
+class Scene(RawScene):
+    "A Sentinel-2 scene that is read in the benchmark's units; plain data while it is not read, so it can be sent to another process"
     def __init__(self,
         path,              # GeoTIFF, VRT or `.SAFE` folder
         dem = None,        # elevation model: any raster of metres that reaches as far as the scene
         bands: str = None, # names of the bands in the file, where it has no descriptions
         offset: float = None # DN to take off, from the metadata by default
     ):
-        if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
+        super().__init__(path, bands)
         full = lambda o: os.path.abspath(o) if os.path.exists(o) else str(o)
         self.args = dict(path=full(path), dem=None if dem is None else full(dem), bands=bands, offset=offset)
-        self.path, self.notes, self.open = Path(self.args['path']), [], {}
-        if self.path.is_dir(): where, meta, level2, self.nodata = self._safe(bands)
-        else: where, meta, level2, self.nodata = self._raster(bands)
-        if level2: self.notes.append('a Level-2A product (surface reflectance): the model was trained on Level-1C')
-        if (lost := [o for o in WANTED if o not in where and not (level2 and o == 'B10')]):
-            raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
-        if 'B10' not in where: self.notes.append('Level-2A has no B10: its mean stands in')
-        self.where = [where.get(o) for o in WANTED]
-        sizes = {o: max(s.width for f, s in self.open.items() if f == o) for o in {w[0] for w in where.values()}}
-        self.grid = grid_of(self.open[max(sizes, key=lambda o: (sizes[o], o))])
-        self._units(meta)
-        self._terrain(dem)
-
-    def _raster(self, bands):
-        src = self._source(str(self.path))
-        found = find_bands(self.path, list(src.descriptions), bands)
-        meta = {k.rpartition('#')[2].upper(): v for k, v in src.tags().items()}
-        level2 = 'MSIL2A' in self.path.name or any('2A' in meta.get(k, '') for k in ('PROCESSING_LEVEL', 'PRODUCT_TYPE', 'LEVEL'))
-        return {k: (str(self.path), i) for k, i in found.items()}, meta, level2, src.nodata
-
-    def _safe(self, bands):
-        files, level2 = safe_bands(self.path)
-        for o in files.values(): self._source(str(o))
-        return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(self.path), level2, 0
-
-    def _source(self, file):
-        "The open dataset of a file, on the scene's grid once that is known"
-        if file not in self.open:
-            src, rio = open_raster(file), geo()
-            if hasattr(self, 'grid') and grid_of(src) != self.grid:
-                src = rio.vrt.WarpedVRT(src, **self.grid.profile, resampling=rio.enums.Resampling.bilinear, tolerance=.01,
-                                        nodata=self.nodata, src_nodata=self.nodata)
-            self.open[file] = src
-        return self.open[file]
-
-    def _units(self, meta):
-        src = self.open[self.where[0][0]]
-        kinds, scale, shift = {np.dtype(o).kind for o in src.dtypes}, src.scales[0], src.offsets[0]
-        if any(np.dtype(o).itemsize == 1 for o in src.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
-        first = lambda k: (meta[k][0] if isinstance(meta.get(k), list) else meta.get(k))
-        self.factor, self.shift, off = 1., 0., radiometric_offset(meta)
-        if (scale, shift) != (1, 0): self.factor, self.shift, off = 1e4*scale, 1e4*shift, 0.
-        elif first('QUANTIFICATION_VALUE') and self.path.is_dir(): self.factor = 1e4/float(first('QUANTIFICATION_VALUE'))
-        self.open = {}
-        x, ok = self.sample()
-        if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was looked at')
-        if 'f' in kinds and self.factor == 1 and np.nanpercentile(x[:, ok], 99) < 3:
-            self.factor, off = 1e4, 0.
-            self.notes.append('taken for reflectance (99 % of a sample are below 3): multiplied by 10 000')
-        given = self.args['offset']
-        self.offset = float(off if given is None else given)
-        low = np.percentile(x[9, ok]*self.factor + self.shift - self.offset, 1)
-        if low > 900 and self.where[9]:
-            self.notes.append(f'B10 is nowhere below {low:.0f}: if this is processing baseline 04.00 or later, give --offset 1000')
-
-    def _terrain(self, dem):
-        if dem is not None: Elevation(dem, self.grid)
-        elif self.grid.geographic: raise SceneError(self.path, 'is in degrees and no elevation model was given: --dem is needed')
-        else: self.notes.append('no elevation model: slope and elevation stand at their means, and the map will be poorer for it')
-        side = float(PixelSize(self.grid).nodes.mean())
-        if not 7 < side < 14: self.notes.append(f'pixels of {side:.1f} m: the model was trained on 10 m')
-
-    def __getstate__(self): return {**vars(self), 'open': {}}
-
-    def sample(self,
-        side: int = 256 # pixels
-    ) -> tuple: # raw numbers `(12, h, w)`, at most `side` pixels a side, and which are real
-        "A thinned scene; of a large one without overviews, which would have to be read whole, 64 places"
-        (h, w), rio = self.grid.shape, geo()
-        if max(h, w) <= 4*side or self._source(self.where[1][0]).overviews(1):
-            return self._read(rio.windows.Window(0, 0, w, h), (min(side, h), min(side, w)))
-        k = side // 8
-        rows, cols = (np.linspace(0, max(o - k, 0), 8).astype(int) for o in (h, w))
-        found = [self._read(rio.windows.Window(int(c), int(r), min(k, w), min(k, h)), (min(k, h), min(k, w))) for r in rows for c in cols]
-        return np.concatenate([x for x, _ in found], 1), np.concatenate([ok for _, ok in found])
-
-    def _read(self, window, shape, bands=range(12)):
-        x, ok = np.full((12, *shape), np.nan, np.float32), np.ones(shape, bool)
-        rio, zero = geo(), np.ones(shape, bool)
-        for file in dict.fromkeys(self.where[i][0] for i in bands if self.where[i]):
-            src, at = self._source(file), [i for i in bands if self.where[i] and self.where[i][0] == file]
-            try:
-                raw = src.read([self.where[i][1] for i in at], window=window, out_shape=(len(at), *shape))
-                if any(o in src.mask_flag_enums[0] for o in (rio.enums.MaskFlags.per_dataset, rio.enums.MaskFlags.alpha)):
-                    ok &= src.dataset_mask(window=window, out_shape=shape) > 0
-            except rio.errors.RasterioError as e:
-                place = f'rows {int(window.row_off)} to {int(window.row_off + window.height)}'
-                raise SceneError(file, f'cannot be read at {place} ({str(e.__cause__ or e).splitlines()[0]})') from None
-            if self.nodata is not None and not np.isnan(self.nodata):
-                for i, a in zip(at, raw):
-                    if i != 9 or self.nodata != 0: ok &= a != self.nodata
-            if raw.dtype.kind == 'f': ok &= np.isfinite(raw).all(0)
-            zero &= (raw == 0).all(0)
-            x[at] = raw
-        return x, ok & ~zero
-
-    def read(self,
-        row: int,    # first row
-        col: int,    # first column
-        height: int, # rows
-        width: int   # columns
-    ) -> tuple: # `(14, height, width)` float32 in benchmark units, 1 (the mean) in holes; `(height, width)` which pixels are real
-        "A window of the scene; `SceneError` where a block of it is corrupt"
-        x, ok = self._read(geo().windows.Window(col, row, width, height), (height, width))
-        raw = np.empty((N_BANDS, height, width), np.float32)
-        raw[:12] = x if (self.factor, self.shift) == (1, 0) else x*self.factor + self.shift
-        raw[12:] = L4S_MEANS[12:, None, None]
-        if self.args['dem']:
-            if 'dem' not in self.open: self.open['dem'] = Elevation(self.args['dem'], self.grid)
-            raw[12:] = self.open['dem'](row, col, height, width)
-            ok &= np.isfinite(raw[13])
-        res = to_l4s_units(raw, self.offset).astype(np.float32)
-        if not self.where[9]: res[9] = 1
-        np.maximum(res[:12], 0, out=res[:12])
-        res[:, ~ok] = 1
-        return res, ok
+        self.find_units(offset)
+        self.check_terrain(dem)
 
     def files(self) -> list: # of paths
         "The files it is made of"
         return [*dict.fromkeys(w[0] for w in self.where if w), *([self.args['dem']] if self.args['dem'] else [])]
 
-    def preview(self,
-        side: int = 1024 # pixels of the longer side, at most
-    ) -> tuple: # `(h, w, 3)` floats in [0, 1], and which pixels are real
-        "A thinned composite of red, green and blue"
-        f, bands = min(side / max(self.grid.shape), 1), band_index(list(RGB))
-        (h, w), whole = (max(int(o*f), 1) for o in self.grid.shape), geo().windows.Window(0, 0, self.grid.width, self.grid.height)
-        x, ok = self._read(whole, (h, w), bands)
-        x = x[bands]
-        lo, hi = np.percentile(x[:, ok], (2, 98), axis=1) if ok.any() else (np.zeros(3), np.ones(3))
-        res = np.clip((x - lo[:, None, None]) / np.maximum(hi - lo, 1e-9)[:, None, None], 0, 1).transpose(1, 2, 0)
-        return np.where(ok[..., None], res, 1), ok
+# %% ../../nbs/72_scene.sentinel.ipynb #4f3b0524
+@patch
+def read(self:Scene,
+    row: int,    # first row
+    col: int,    # first column
+    height: int, # rows
+    width: int   # columns
+) -> tuple: # `(14, height, width)` float32 in benchmark units, 1 (the mean) in holes; `(height, width)` which pixels are real
+    "A window of the scene; `SceneError` where a block of it is corrupt"
+    x, ok = self.read_raw(geo().windows.Window(col, row, width, height), (height, width))
+    raw = np.empty((N_BANDS, height, width), np.float32)
+    raw[:12] = x if (self.factor, self.shift) == (1, 0) else x*self.factor + self.shift
+    raw[12:] = L4S_MEANS[12:, None, None]
+    if self.args['dem']:
+        if 'dem' not in self.open: self.open['dem'] = Elevation(self.args['dem'], self.grid)
+        raw[12:] = self.open['dem'](row, col, height, width)
+        ok &= np.isfinite(raw[13])
+    res = to_l4s_units(raw, self.offset).astype(np.float32)
+    if not self.where[CIRRUS]: res[CIRRUS] = 1
+    np.maximum(res[:12], 0, out=res[:12])
+    res[:, ~ok] = 1
+    return res, ok
+
+# %% ../../nbs/72_scene.sentinel.ipynb #d9ebc0ff
+@patch
+def preview(self:Scene,
+    side: int = 1024 # pixels of the longer side, at most
+) -> tuple: # `(h, w, 3)` floats in [0, 1], white in holes; `(h, w)` which pixels are real
+    "A thinned composite of red, green and blue"
+    f, bands = min(side / max(self.grid.shape), 1), band_index(list(RGB))
+    (h, w), whole = (max(int(o*f), 1) for o in self.grid.shape), geo().windows.Window(0, 0, self.grid.width, self.grid.height)
+    x, ok = self.read_raw(whole, (h, w), bands)
+    x = x[bands]
+    lo, hi = np.percentile(x[:, ok], (2, 98), axis=1) if ok.any() else (np.zeros(3), np.ones(3))
+    res = np.clip((x - lo[:, None, None]) / np.maximum(hi - lo, 1e-9)[:, None, None], 0, 1).transpose(1, 2, 0)
+    return np.where(ok[..., None], res, 1), ok

@@ -5,71 +5,19 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/74_scene.strips.ipynb #12f66852
+# %% ../../nbs/74_scene.strips.ipynb #4b43f45e
 import json, warnings
+from contextlib import nullcontext
 from functools import lru_cache
-from itertools import repeat
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import InputError
 from ..core.files import atomic_path
 from ..core.progress import with_bar
-from ..predict.crf import CRFParams, banded_crf, crf_pool, guide_bands
+from ..predict.crf import CRFParams, banded_crfs, crf_pool, guide_bands
 from .sentinel import Scene
-from .windows import Cut, Predictor, answers, blend, cut_windows
-
-# %% ../../nbs/74_scene.strips.ipynb #4242de7d
-@lru_cache(2)
-def kept_predictor(
-    job: str # as JSON
-) -> Predictor:
-    "The predictor of a job, made once a process"
-    return Predictor(json.loads(job))
-
-# %% ../../nbs/74_scene.strips.ipynb #924cbb3c
-def answer(
-    job: str, # as JSON
-    n: int    # number of the batch
-) -> tuple:
-    "A task: batch `n` of a job"
-    p = kept_predictor(job)
-    before = p.inside
-    return *p(n), p.inside - before
-
-# %% ../../nbs/74_scene.strips.ipynb #c067b819
-def dask_client(
-    address: str,    # of a scheduler, or 'local' for processes on this machine
-    workers: int = 2 # processes, where they are started here
-): # a client, which ends with the block
-    "A Dask client; `InputError` where Dask is missing or nobody answers"
-    try: from distributed import Client, LocalCluster
-    except ImportError as e: raise InputError('--dask', f"Dask is not installed ({e}): pip install 'landslide_nb[dask]'") from None
-    if address != 'local':
-        try: return Client(address, timeout=5)
-        except (OSError, ValueError, TimeoutError) as e:
-            raise InputError(f'--dask {address}', f'no scheduler answers ({(str(e) or type(e).__name__).splitlines()[0]})') from None
-    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
-    client = Client(cluster)
-    client.own_cluster = cluster
-    client.run(warnings.filterwarnings, 'ignore', message='.*torch.jit.script.*') # as the commands do here
-    return client
-
-# %% ../../nbs/74_scene.strips.ipynb #052e839f
-def dask_answers(
-    client,           # of Dask
-    predictor,        # of the same job; its clock is told how long the workers were inside the model
-    numbers           # of batches
-): # yields what the workers say of each, in order
-    "The batches as tasks, a few more of them under way than there are workers"
-    job, queue, numbers = json.dumps(predictor.job), [], iter(list(numbers))
-    ahead = 2 * max(sum(client.nthreads().values()), 1) + 2
-    while True:
-        while len(queue) < ahead and (n := next(numbers, None)) is not None:
-            queue.append(client.submit(answer, job, n, pure=False, retries=3))
-        if not queue: return
-        js, res, inside = queue.pop(0).result()
-        predictor.inside += inside
-        yield js, res
+from .windows import Cut, Predictor, answers, blend, cut_windows, first_needed
 
 # %% ../../nbs/74_scene.strips.ipynb #a1fb043a
 class Strips:
@@ -84,23 +32,28 @@ class Strips:
     def strip(self, i): return np.load(self.path(i), allow_pickle=False)
     def write(self, i, strip):
         with atomic_path(self.path(i)) as tmp: np.save(tmp, strip)
-    @property
-    def done(self): return next((i for i in range(len(self.cut.tops)) if not self.path(i).is_file()), len(self.cut.tops))
-
-    def read(self,
-        first: int, # row of the scene
-        last: int   # row after the last
-    ) -> np.ndarray: # `(layers, last - first, width)`
-        "Rows of the map"
-        parts = []
-        for i in range(len(self.cut.tops)):
-            a, b = self.cut.rows(i)
-            if a < last and b > first: parts.append(self.strip(i)[:, max(first - a, 0):last - a])
-        return np.concatenate(parts, 1)
 
     def __iter__(self):
         "First row and strip, from top to bottom"
         for i in range(len(self.cut.tops)): yield self.cut.rows(i)[0], self.strip(i)
+
+# %% ../../nbs/74_scene.strips.ipynb #5ece79c3
+@patch(as_prop=True)
+def done(self:Strips) -> int:
+    "How many strips are there, from the top on without a gap"
+    return next((i for i in range(len(self.cut.tops)) if not self.path(i).is_file()), len(self.cut.tops))
+
+@patch
+def read(self:Strips,
+    first: int, # row of the scene
+    last: int   # row after the last
+) -> np.ndarray: # `(layers, last - first, width)`
+    "Rows of the map"
+    parts = []
+    for i in range(len(self.cut.tops)):
+        a, b = self.cut.rows(i)
+        if a < last and b > first: parts.append(self.strip(i)[:, max(first - a, 0):last - a])
+    return np.concatenate(parts, 1)
 
 # %% ../../nbs/74_scene.strips.ipynb #b6a1c3be
 def begin(
@@ -131,7 +84,7 @@ def net_strips(
     cut, out = predictor.cut, Strips(folder, predictor.cut, 'net')
     first = out.done
     if first == len(cut.tops): return out
-    start = next(i for i in range(first + 1) if cut.tops[i] + cut.size > cut.tops[first])
+    start = first_needed(cut, first)
     todo = [n for n, (i, _) in enumerate(predictor.jobs) if i >= start]
     come = iter(with_bar(todo, progress, 'mapping'))
     said = dask_answers(client, predictor, todo) if client else answers(predictor, todo)
@@ -144,26 +97,101 @@ def net_strips(
     next(come, None)
     return out
 
+# %% ../../nbs/74_scene.strips.ipynb #4242de7d
+@lru_cache(2)
+def kept_predictor(
+    job: str # as JSON
+) -> Predictor:
+    "The predictor of a job, made once a process"
+    return Predictor(json.loads(job))
+
+# %% ../../nbs/74_scene.strips.ipynb #924cbb3c
+def answer(
+    job: str, # as JSON
+    n: int    # number of the batch
+) -> tuple: # positions of the windows, what the model says of them, seconds inside the model
+    "A task: a batch of a job"
+    p = kept_predictor(job)
+    before = p.inside
+    return *p(n), p.inside - before
+
+# %% ../../nbs/74_scene.strips.ipynb #c067b819
+def dask_client(
+    address: str,    # of a scheduler, or 'local' for processes on this machine
+    workers: int = 2 # processes, where they are started here
+): # a client, to be closed by whoever asked for it
+    "A Dask client; `InputError` where Dask is missing or nobody answers"
+    try: from distributed import Client, LocalCluster
+    except ImportError as e: raise InputError('--dask', f"Dask is not installed ({e}): pip install 'landslide_nb[dask]'") from None
+    if address != 'local':
+        try: return Client(address, timeout=5)
+        except (OSError, ValueError, TimeoutError) as e:
+            raise InputError(f'--dask {address}', f'no scheduler answers ({(str(e) or type(e).__name__).splitlines()[0]})') from None
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+    client = Client(cluster)
+    client.own_cluster = cluster
+    client.run(warnings.filterwarnings, 'ignore', message='.*torch.jit.script.*') # as the commands do here
+    return client
+
+# %% ../../nbs/74_scene.strips.ipynb #88d03d03
+def close_client(
+    client # what `dask_client` gave
+):
+    "Leave the cluster, and end it where it was started here"
+    client.close()
+    if hasattr(client, 'own_cluster'): client.own_cluster.close()
+
+# %% ../../nbs/74_scene.strips.ipynb #052e839f
+def dask_answers(
+    client,           # of Dask
+    predictor,        # of the same job; its clock is told how long the workers were inside the model
+    numbers           # of batches
+): # yields what the workers say of each, in order
+    "The batches as tasks, a few more of them under way than there are workers"
+    job, queue, numbers = json.dumps(predictor.job), [], iter(list(numbers))
+    ahead = 2 * max(sum(client.nthreads().values()), 1) + 2
+    while True:
+        while len(queue) < ahead and (n := next(numbers, None)) is not None:
+            queue.append(client.submit(answer, job, n, pure=False, retries=3))
+        if not queue: return
+        js, res, inside = queue.pop(0).result()
+        predictor.inside += inside
+        yield js, res
+
+# %% ../../nbs/74_scene.strips.ipynb #f5b95507
+def crf_windows(
+    scene: Scene,      # from which the guide is made
+    net: Strips,       # the model's strips
+    i: int,            # row of windows
+    params: CRFParams, # of the CRF
+    pool = None,       # of `crf_pool`
+    backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
+): # yields position and `(1, size, size)` probability of landslide, NaN in holes
+    "The windows of a row after the CRF, a batch at a time"
+    cut = net.cut
+    prob = np.nan_to_num(net.read(cut.tops[i], min(cut.tops[i] + cut.size, cut.height))[0])
+    prob = np.pad(prob, [(0, max(cut.size - o, 0)) for o in prob.shape], mode='symmetric')
+    for js in cut.batches(i):
+        found = [(j, guide_bands(x, params), ok) for j, x, ok in cut_windows(scene, cut, i, js) if ok.any()]
+        if not found: continue
+        js, guides, oks = zip(*found)
+        probs = [prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j in js]
+        res = banded_crfs(probs, list(guides), params, pool, backend)
+        yield from ((j, np.where(ok, r, np.float32(np.nan))[None]) for j, ok, r in zip(js, oks, res))
+
 # %% ../../nbs/74_scene.strips.ipynb #3bfde1ec
 def crf_strips(
     scene: Scene,      # from which the guide is made
     net: Strips,       # the model's strips
     params: CRFParams = CRFParams(), # of the CRF
-    progress: bool = True# show a bar
+    progress: bool = True,# show a bar
+    backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
 ) -> Strips:
-    "Every strip of the CRF's map that is not there yet, on all cores"
+    "Every strip of the CRF's map that is not there yet, on all cores or on the device"
     cut, out = net.cut, Strips(net.folder, net.cut, 'crf')
     first = out.done
     if first == len(cut.tops): return out
-    with crf_pool() as pool:
-        def windows(i):
-            prob = np.nan_to_num(net.read(cut.tops[i], min(cut.tops[i] + cut.size, cut.height))[0])
-            prob = np.pad(prob, [(0, max(cut.size - o, 0)) for o in prob.shape], mode='symmetric')
-            for js in cut.batches(i):
-                found = [(j, guide_bands(x, params), ok) for j, x, ok in cut_windows(scene, cut, i, js) if ok.any()]
-                probs = [prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j, _, _ in found]
-                res = (pool.map if pool else map)(banded_crf, probs, [g for _, g, _ in found], repeat(params))
-                yield from ((j, np.where(ok, r, np.float32(np.nan))[None]) for (j, _, ok), r in zip(found, res))
-        strips = blend(cut, 1, windows, first)
+    with nullcontext() if backend == 'torch' else crf_pool() as pool: # torch takes a batch of windows in one go
+        strips = blend(cut, 1, lambda i: crf_windows(scene, net, i, params, pool, backend), first)
         for _ in with_bar(range(first, len(cut.tops)), progress, 'CRF'): out.write(*next(strips))
     return out

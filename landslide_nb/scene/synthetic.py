@@ -14,10 +14,8 @@ from ..data.bands import L4S_MEANS, OPTICAL
 from ..data.synth import PIXEL, UNSEEN, synth_patch
 from .terrain import geo
 
-# %% ../../nbs/71_scene.synthetic.ipynb #c11f8c0f
+# %% ../../nbs/71_scene.synthetic.ipynb #316fb30b
 L1C_BANDS = ('B1', 'B2', 'B3', 'B4', 'B5', 'B6', 'B7', 'B8', 'B8A', 'B9', 'B10', 'B11', 'B12')
-UTM = 'EPSG:32633'
-PLACE = (PIXEL, 0., 500_000., 0., -PIXEL, 5_100_000.)
 
 # %% ../../nbs/71_scene.synthetic.ipynb #68e47fd4
 def to_dn(
@@ -28,6 +26,8 @@ def to_dn(
     return np.insert(dn, 8, dn[7], axis=0)
 
 # %% ../../nbs/71_scene.synthetic.ipynb #f178d57e
+UTM = 'EPSG:32633'
+PLACE = (PIXEL, 0., 500_000., 0., -PIXEL, 5_100_000.)
 def write_raster(
     path,         # file
     a: np.ndarray,# `(K, H, W)`

@@ -5,29 +5,26 @@
 # %% auto #0
 __all__ = ['SceneError', 'Grid', 'PixelSize', 'horn_slope', 'Elevation']
 
-# %% ../../nbs/70_scene.terrain.ipynb #cceaa173
+# %% ../../nbs/70_scene.terrain.ipynb #a0b36e6a
 import os
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import InputError
 
-# %% ../../nbs/70_scene.terrain.ipynb #56561528
+# %% ../../nbs/70_scene.terrain.ipynb #6b2140d9
 CACHE = '192'
+def geo():
+    "rasterio, with the parts that are used here; `InputError` where it is not installed"
+    os.environ.setdefault('GDAL_CACHEMAX', CACHE) # read once, when the first block is
+    try: import rasterio, rasterio.crs, rasterio.errors, rasterio.features, rasterio.shutil, rasterio.vrt, rasterio.warp, rasterio.windows
+    except ImportError as e: raise InputError('rasterio', f"scenes need it ({e}): pip install 'landslide_nb[geo]'") from None
+    return rasterio
 
 # %% ../../nbs/70_scene.terrain.ipynb #0471fa39
 class SceneError(InputError):
     "A scene or an elevation model that cannot be used"
-
-# %% ../../nbs/70_scene.terrain.ipynb #6b2140d9
-def geo():
-    "rasterio, with the parts that are used here; `InputError` where it is not installed"
-    os.environ.setdefault('GDAL_CACHEMAX', CACHE) # read once, when the first block is
-    try:
-        import rasterio, rasterio.crs, rasterio.features, rasterio.shutil, rasterio.vrt, rasterio.warp, rasterio.windows
-        from rasterio.errors import RasterioError
-    except ImportError as e: raise InputError('rasterio', f"scenes need it ({e}): pip install 'landslide_nb[geo]'") from None
-    return rasterio
 
 # %% ../../nbs/70_scene.terrain.ipynb #ebe8c7ac
 def open_raster(
@@ -50,21 +47,30 @@ class Grid:
     width: int       # columns
 
     @property
-    def affine(self): return geo().Affine(*self.transform)
-    @property
     def shape(self): return self.height, self.width
-    def xy(self, rows, cols):
-        "Map coordinates of pixel coordinates, of which 0 is the upper or left edge"
-        a, b, c, d, e, f = self.transform
-        return a*cols + b*rows + c, d*cols + e*rows + f
-
     @property
-    def profile(self):
-        "What rasterio needs to create a raster on this grid"
-        return dict(crs=self.crs, transform=self.affine, height=self.height, width=self.width)
+    def affine(self): return geo().Affine(*self.transform)
 
-    @property
-    def geographic(self): return geo().crs.CRS.from_wkt(self.crs).is_geographic
+# %% ../../nbs/70_scene.terrain.ipynb #8c3fd67f
+@patch
+def xy(self:Grid,
+    rows, # in pixels, 0 is the upper edge: a number or an array
+    cols  # in pixels, 0 is the left edge
+) -> tuple: # x and y in the unit of the CRS
+    "Map coordinates of pixel coordinates"
+    a, b, c, d, e, f = self.transform
+    return a*cols + b*rows + c, d*cols + e*rows + f
+
+# %% ../../nbs/70_scene.terrain.ipynb #998fc2ed
+@patch(as_prop=True)
+def profile(self:Grid) -> dict:
+    "What rasterio needs to create a raster on this grid"
+    return dict(crs=self.crs, transform=self.affine, height=self.height, width=self.width)
+
+@patch(as_prop=True)
+def geographic(self:Grid) -> bool:
+    "Whether its coordinates are longitude and latitude"
+    return geo().crs.CRS.from_wkt(self.crs).is_geographic
 
 # %% ../../nbs/70_scene.terrain.ipynb #15cd30eb
 def grid_of(
@@ -88,10 +94,8 @@ def lonlat(
         x, y = rio.warp.transform(grid.crs, 'EPSG:4326', np.ravel(x), np.ravel(y))
     return tuple(np.reshape(o, rows.shape).astype(float) for o in (x, y))
 
-# %% ../../nbs/70_scene.terrain.ipynb #5cae077e
-A, E2 = 6378137., .00669437999014
-
 # %% ../../nbs/70_scene.terrain.ipynb #539975fc
+A, E2 = 6378137., .00669437999014 # WGS 84: equatorial radius in metres, eccentricity squared
 def ellipsoid_step(
     lon: np.ndarray,  # degrees
     lat: np.ndarray,  # degrees
@@ -104,6 +108,21 @@ def ellipsoid_step(
     north = np.radians(lat2 - lat) * A*(1 - E2) / w**1.5
     east = np.radians((lon2 - lon + 180) % 360 - 180) * A / np.sqrt(w) * np.cos(mid)
     return np.hypot(north, east)
+
+# %% ../../nbs/70_scene.terrain.ipynb #3acb76d0
+def from_lattice(
+    nodes: np.ndarray, # `(K, n, n)` values at the nodes of a lattice
+    at: list,          # two arrays: where its nodes are, in pixels
+    rows: np.ndarray,  # indices of rows
+    cols: np.ndarray   # indices of columns
+) -> np.ndarray: # `(K, len(rows), len(cols))`
+    "Values at the centres of pixels, bilinearly from a regular lattice"
+    for axis, (place, idxs) in enumerate(zip(at, (rows, cols)), 1):
+        t = (np.asarray(idxs) + .5) / place[1]
+        i = np.minimum(t.astype(int), len(place) - 2)
+        t = (t - i).reshape(-1, 1) if axis == 1 else t - i
+        nodes = np.take(nodes, i, axis)*(1 - t) + np.take(nodes, i + 1, axis)*t
+    return nodes
 
 # %% ../../nbs/70_scene.terrain.ipynb #136087fc
 class PixelSize:
@@ -122,13 +141,7 @@ class PixelSize:
         cols: np.ndarray  # indices of columns
     ) -> np.ndarray: # `(2, len(rows), len(cols))`: width and height
         "The size of every pixel of a window"
-        out = self.nodes
-        for axis, (nodes, idxs) in enumerate(zip(self.at, (rows, cols)), 1):
-            t = (np.asarray(idxs) + .5) / nodes[1]
-            i = np.minimum(t.astype(int), len(nodes) - 2)
-            t = (t - i).reshape(-1, 1) if axis == 1 else t - i
-            out = np.take(out, i, axis)*(1 - t) + np.take(out, i + 1, axis)*t
-        return out
+        return from_lattice(self.nodes, self.at, rows, cols)
 
 # %% ../../nbs/70_scene.terrain.ipynb #c47164b2
 def horn_slope(
@@ -160,7 +173,7 @@ def check_covers(
 
 # %% ../../nbs/70_scene.terrain.ipynb #717c1298
 class Elevation:
-    "An elevation model on the grid of a scene"
+    "An elevation model on the grid of a scene; `SceneError` where it is no raster or does not reach as far"
     def __init__(self,
         path,      # any raster of metres that rasterio opens
         grid: Grid # of the scene
@@ -174,24 +187,44 @@ class Elevation:
                                      height=grid.height + 2, width=grid.width + 2, resampling=rio.enums.Resampling.cubic,
                                      dtype='float32', nodata=np.nan, tolerance=.01)
 
-    def heights(self,
-        row: int,    # first row of the window
-        col: int,    # first column
-        height: int, # rows
-        width: int   # columns
-    ) -> np.ndarray: # `(height + 2, width + 2)` metres, NaN in voids
-        "Elevation of a window and of one pixel around it"
-        rio = geo()
-        try: z = self.vrt.read(1, window=rio.windows.Window(col, row, width + 2, height + 2)).astype(float)
-        except rio.errors.RasterioError as e: raise SceneError(self.path, f'cannot be read ({str(e).splitlines()[0]})') from None
-        for a, first, last in ((z, row == 0, row + height == self.grid.height), (z.T, col == 0, col + width == self.grid.width)):
-            for at_end, i, j, k in ((first, 0, 1, 2), (last, -1, -2, -3)):
-                if at_end: a[i] = np.where(np.isnan(a[i]), 2*a[j] - a[k], a[i])
-        return z
+# %% ../../nbs/70_scene.terrain.ipynb #4a6569ab
+def carry_on(
+    z: np.ndarray, # `(H, W)` metres; changed in place
+    top: bool,     # whether the first row is the scene's
+    bottom: bool,  # the last row
+    left: bool,    # the first column
+    right: bool    # the last column
+) -> np.ndarray:
+    "Where an outermost row or column is not known, the two beside it carried on straight"
+    for a, first, last in ((z, top, bottom), (z.T, left, right)):
+        for at_end, i, j, k in ((first, 0, 1, 2), (last, -1, -2, -3)):
+            if at_end: a[i] = np.where(np.isnan(a[i]), 2*a[j] - a[k], a[i])
+    return z
 
-    def __call__(self, row, col, height, width):
-        "Slope in degrees and elevation in metres of a window, `(2, height, width)`; NaN where either is not known"
-        z = self.heights(row, col, height, width)
-        out = np.stack([horn_slope(z, *self.size(np.arange(row, row + height), np.arange(col, col + width))), z[1:-1, 1:-1]])
-        out[:, np.isnan(out).any(0)] = np.nan
-        return out
+# %% ../../nbs/70_scene.terrain.ipynb #8022c280
+@patch
+def heights(self:Elevation,
+    row: int,    # first row of the window
+    col: int,    # first column
+    height: int, # rows
+    width: int   # columns
+) -> np.ndarray: # `(height + 2, width + 2)` metres, NaN in voids
+    "Elevation of a window and of one pixel around it; `SceneError` where a block of the file is corrupt"
+    rio = geo()
+    try: z = self.vrt.read(1, window=rio.windows.Window(col, row, width + 2, height + 2)).astype(float)
+    except rio.errors.RasterioError as e: raise SceneError(self.path, f'cannot be read ({str(e).splitlines()[0]})') from None
+    return carry_on(z, row == 0, row + height == self.grid.height, col == 0, col + width == self.grid.width)
+
+# %% ../../nbs/70_scene.terrain.ipynb #d84b3189
+@patch
+def __call__(self:Elevation,
+    row: int,    # first row of the window
+    col: int,    # first column
+    height: int, # rows
+    width: int   # columns
+) -> np.ndarray: # `(2, height, width)`: slope in degrees, elevation in metres
+    "The terrain of a window; NaN where either is not known"
+    z = self.heights(row, col, height, width)
+    out = np.stack([horn_slope(z, *self.size(np.arange(row, row + height), np.arange(col, col + width))), z[1:-1, 1:-1]])
+    out[:, np.isnan(out).any(0)] = np.nan
+    return out

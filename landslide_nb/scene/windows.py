@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/73_scene.windows.ipynb #83e6aa8a
+# %% ../../nbs/73_scene.windows.ipynb #851a0f6e
 import hashlib, os, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+from fastcore.basics import patch
 from ..core.errors import InputError
 from ..data.bands import PATCH
 from ..model.files import ModelError, load_model
@@ -59,24 +60,32 @@ class Cut:
     @property
     def lefts(self): return starts(self.width, self.size, self.overlap)
 
-    def batches(self,
-        i: int # number of a row of windows
-    ) -> list: # of lists of positions in `lefts`
-        "The batches of a row: fixed, whoever asks for them"
-        n = len(self.lefts)
-        return [list(range(a, min(a + self.bs, n))) for a in range(0, n, self.bs)]
+# %% ../../nbs/73_scene.windows.ipynb #c7f90177
+@patch
+def batches(self:Cut,
+    i: int # number of a row of windows
+) -> list: # of lists of positions in `lefts`
+    "The batches of a row: fixed, whoever asks for them"
+    n = len(self.lefts)
+    return [list(range(a, min(a + self.bs, n))) for a in range(0, n, self.bs)]
 
-    def rows(self,
-        i: int # number of a row of windows
-    ) -> tuple: # first row of the scene, and the one after the last
-        "What is final once row `i` of windows is there"
-        tops = self.tops
-        return tops[i], tops[i + 1] if i + 1 < len(tops) else self.height
+@patch
+def rows(self:Cut,
+    i: int # number of a row of windows
+) -> tuple: # first row of the scene, and the one after the last
+    "What is final once row `i` of windows is there"
+    tops = self.tops
+    return tops[i], tops[i + 1] if i + 1 < len(tops) else self.height
 
-    def weight(self, i: int, j: int) -> np.ndarray:
-        "`(size, size)` weight of window `j` in row `i`"
-        ends = lambda k, n: (self.size, self.overlap, k == 0, k == n - 1)
-        return taper(*ends(i, len(self.tops)))[:, None] * taper(*ends(j, len(self.lefts)))
+# %% ../../nbs/73_scene.windows.ipynb #42e48cbe
+@patch
+def weight(self:Cut,
+    i: int, # number of a row of windows
+    j: int  # position in `lefts`
+) -> np.ndarray: # `(size, size)`
+    "The weight of a window"
+    ends = lambda k, n: (self.size, self.overlap, k == 0, k == n - 1)
+    return taper(*ends(i, len(self.tops)))[:, None] * taper(*ends(j, len(self.lefts)))
 
 # %% ../../nbs/73_scene.windows.ipynb #c7f569e5
 def blend(
@@ -87,7 +96,7 @@ def blend(
 ): # yields the row's number and a strip `(layers, rows, width)` float32, NaN in holes
     "Strips of the blended map, from top to bottom"
     tops, lefts, s = cut.tops, cut.lefts, cut.size
-    start = next(i for i in range(first + 1) if tops[i] + s > tops[first])
+    start = first_needed(cut, first)
     acc, at = np.zeros((layers + 1, s, max(cut.width, s)), np.float32), tops[start]
     for i in range(start, len(tops)):
         if (step := tops[i] - at):
@@ -100,6 +109,29 @@ def blend(
         if i < first: continue
         n = cut.rows(i)[1] - tops[i]
         with np.errstate(invalid='ignore'): yield i, (acc[:layers, :n] / acc[layers, :n])[..., :cut.width]
+
+def first_needed(
+    cut: Cut,  # of the scene
+    first: int # row of windows from which strips are wanted
+) -> int:
+    "The first row of windows that reaches into that strip"
+    return next(i for i in range(first + 1) if cut.tops[i] + cut.size > cut.tops[first])
+
+# %% ../../nbs/73_scene.windows.ipynb #a9a8acaf
+def cut_windows(
+    scene: Scene, # to read from
+    cut: Cut,     # of it
+    i: int,       # row of windows
+    js: list      # neighbouring positions in the row
+): # yields position, window `(14, size, size)` in benchmark units, and which pixels are real
+    "Windows that are read in one go"
+    s, top, left = cut.size, cut.tops[i], cut.lefts[js[0]]
+    x, ok = scene.read(top, left, min(s, cut.height), min(cut.lefts[js[-1]] + s, cut.width) - left)
+    pad = [(0, max(s - o, 0)) for o in ok.shape]
+    if any(b for _, b in pad): x, ok = np.pad(x, ((0, 0), *pad), mode='symmetric'), np.pad(ok, pad)
+    for j in js:
+        part = slice(cut.lefts[j] - left, cut.lefts[j] - left + s)
+        yield j, x[:, :, part], ok[:, part]
 
 # %% ../../nbs/73_scene.windows.ipynb #c386e065
 def checksum(
@@ -123,7 +155,7 @@ def fingerprint(
 
 # %% ../../nbs/73_scene.windows.ipynb #570e024d
 class Predictor:
-    "The windows of a scene through a model"
+    "The windows of a scene through a model; `ModelError` where it is another model, or one without its scaling"
     def __init__(self,
         job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, uncertainty, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
@@ -136,46 +168,41 @@ class Predictor:
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + job['uncertainty'], 0.
 
-    def gather(self,
-        n: int # number of the batch
-    ) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32, scaled; which pixels are real
-        "The windows of a batch that are not all holes"
-        i, js = self.jobs[n]
-        found = [o for o in cut_windows(self.scene, self.cut, i, js) if o[2].any()]
-        if not found: return [], None, None
-        js, xs, oks = zip(*found)
-        return list(js), np.stack([(x - self.shift) / self.scale for x in xs]), np.stack(oks)
+# %% ../../nbs/73_scene.windows.ipynb #478ed069
+@patch
+def gather(self:Predictor,
+    n: int # number of the batch
+) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32, scaled; which pixels are real
+    "The windows of a batch that are not all holes"
+    i, js = self.jobs[n]
+    found = [o for o in cut_windows(self.scene, self.cut, i, js) if o[2].any()]
+    if not found: return [], None, None
+    js, xs, oks = zip(*found)
+    return list(js), np.stack([(x - self.shift) / self.scale for x in xs]), np.stack(oks)
 
-    def forward(self, n: int, x, ok) -> np.ndarray:
-        "What the model says of a batch: `(layers, B, size, size)` float32, probability and, where asked, uncertainty; NaN in holes"
-        if x is None: return np.zeros((self.layers, 0, self.cut.size, self.cut.size), np.float32)
-        o, start = self.job, time.perf_counter()
-        x = torch.from_numpy(x).to(o['device'])
-        if o['uncertainty']: res = query_batch(self.model, x, o['passes'], o['drop'], o['seed'] + n, amp=o['amp'])
-        else: res = predict_batch(self.model, x, o['amp']),
-        self.inside += time.perf_counter() - start
-        return np.where(ok, np.stack(res), np.float32(np.nan))
+# %% ../../nbs/73_scene.windows.ipynb #467195cd
+@patch
+def forward(self:Predictor,
+    n: int, # number of the batch
+    x,      # `(B, 14, size, size)` float32, scaled; or None
+    ok      # `(B, size, size)` which pixels are real
+) -> np.ndarray: # `(layers, B, size, size)` float32: probability and, where asked, uncertainty; NaN in holes
+    "What the model says of a batch"
+    if x is None: return np.zeros((self.layers, 0, self.cut.size, self.cut.size), np.float32)
+    o, start = self.job, time.perf_counter()
+    x = torch.from_numpy(x).to(o['device'])
+    if o['uncertainty']: res = query_batch(self.model, x, o['passes'], o['drop'], o['seed'] + n, amp=o['amp'])
+    else: res = predict_batch(self.model, x, o['amp']),
+    self.inside += time.perf_counter() - start
+    return np.where(ok, np.stack(res), np.float32(np.nan))
 
-    def __call__(self, n: int) -> tuple:
-        "Positions of the windows of batch `n` and what the model says of them"
-        js, *loaded = self.gather(n)
-        return js, self.forward(n, *loaded)
-
-# %% ../../nbs/73_scene.windows.ipynb #a9a8acaf
-def cut_windows(
-    scene: Scene, # to read from
-    cut: Cut,     # of it
-    i: int,       # row of windows
-    js: list      # neighbouring positions in the row
-): # yields position, window `(14, size, size)` in benchmark units, and which pixels are real
-    "Windows that are read in one go"
-    s, top, left = cut.size, cut.tops[i], cut.lefts[js[0]]
-    x, ok = scene.read(top, left, min(s, cut.height), min(cut.lefts[js[-1]] + s, cut.width) - left)
-    pad = [(0, max(s - o, 0)) for o in ok.shape]
-    if any(b for _, b in pad): x, ok = np.pad(x, ((0, 0), *pad), mode='symmetric'), np.pad(ok, pad)
-    for j in js:
-        part = slice(cut.lefts[j] - left, cut.lefts[j] - left + s)
-        yield j, x[:, :, part], ok[:, part]
+@patch
+def __call__(self:Predictor,
+    n: int # number of the batch
+) -> tuple:
+    "Positions of the windows of a batch and what the model says of them"
+    js, *loaded = self.gather(n)
+    return js, self.forward(n, *loaded)
 
 # %% ../../nbs/73_scene.windows.ipynb #1bf0717e
 def answers(
