@@ -24,6 +24,7 @@ from .model.metrics import *
 from .model.segmenter import *
 from .model.files import *
 from .predict.probabilities import *
+from .predict.meanfield import *
 from .predict.crf import *
 from .predict.masks import *
 from .selftrain.selection import *
@@ -31,6 +32,7 @@ from .selftrain.bank import *
 from .selftrain.callback import *
 from .look.images import *
 from .look.charts import *
+from .look.pseudo import *
 from .train.recipe import *
 from .train.checkpoint import *
 from .train.loop import *

@@ -182,9 +182,9 @@ def test_names_are_few_and_none_is_for_tests_alone():
     assert len(names) == sum(len(public(m)) for m in MODULES) <= 180
     assert not {'found', 'told', 'by', 'GoOn', 'GoOnWithin'} & names.keys()
     texts = {m: ast.dump(tree(m)) for m in MODULES} | {o.name: o.read_text(encoding='utf-8') for o in (ROOT/'bench').glob('*.py')}
-    texts |= {o.name: '\n'.join(c.source for c in cells(o)) for o in NOTEBOOKS if 'tutorials' in o.parts or o.name == 'index.ipynb'}
+    lessons = '\n'.join(c.source for o in NOTEBOOKS for c in cells(o) if not c.source.startswith('#| export'))
     commands = {o.split(':')[1] for o in COMMANDS.values()}
-    used = {n for n, home in names.items() if any(re.search(rf'\b{n}\b', t) for m, t in texts.items() if m != home)}
+    used = {n for n, home in names.items() if any(re.search(rf'\b{n}\b', t) for t in (lessons, *(t for m, t in texts.items() if m != home)))}
     assert sorted(names.keys() - used - commands) == []
 
 
