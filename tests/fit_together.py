@@ -2,7 +2,7 @@
 
     fit_together.py FOLDER ARCH BACKBONE ITERATIONS
 
-Each process leaves its own weights, pseudo labels and losses in FOLDER/RANK.safetensors; the first also scores the student on patches not seen before."""
+Each process leaves its own weights, pseudo labels, loss and the score of the student on patches not seen before in FOLDER/RANK.safetensors."""
 import sys
 from dataclasses import replace
 from pathlib import Path
