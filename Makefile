@@ -1,4 +1,4 @@
-# Needs Python 3.11 or later and a C++ compiler (the dense CRF is built from source).
+# Needs Python 3.11 or later; with a C++ compiler the dense CRF is pydensecrf2, without one the library's own.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install -qq --constraint constraints.txt
 OUT = demo
 # Notebooks call the commands by name
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -23,8 +24,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[dev,geo,dask,accelerate]' || \
-	  { command -v c++ g++ clang++ >/dev/null || echo 'No C++ compiler was found; pydensecrf2 is built with one.' >&2; exit 1; }
+	$(INSTALL) 'cython>=3.1' setuptools
+	@# The C++ that pydensecrf2 ships is too old for Python 3.13: the Cython of the environment writes it anew
+	@$(INSTALL) --no-build-isolation pydensecrf2 &>$(VENV)/pydensecrf2.log || \
+	  echo 'pydensecrf2 could not be built ($(VENV)/pydensecrf2.log says why): the CRF in torch takes its place.' >&2
+	sed -n 's/^[a-z_]*requirements = //p' settings.ini | tr ' ' '\n' | grep -v '^pydensecrf2' | $(INSTALL) --requirement /dev/stdin
+	$(INSTALL) --no-deps --editable .
 	@touch $@
 
 demo: env  ## the whole method on a small synthetic world, into the folder OUT=demo

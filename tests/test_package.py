@@ -111,9 +111,16 @@ def test_metadata_is_what_settings_say():
     plain = {str(Requirement(o)) for o in CFG['requirements'].split()}
     extra = {str(Requirement(f'{o}; extra == "{k}"')) for k in EXTRAS for o in CFG[f'{k}_requirements'].split()}
     assert {str(Requirement(o)) for o in dist.requires} == plain | extra
+    assert {f'{k}_requirements' for k in EXTRAS} == {o for o in CFG if o.endswith('_requirements')}
     entries = {(o.group, o.name, o.value) for o in dist.entry_points}
     scripts = {('console_scripts', name, target) for name, target in COMMANDS.items()}
     assert entries == scripts | {('nbdev', 'landslide_nb', 'landslide_nb._modidx:d')}
+
+
+@pytest.mark.parametrize('version, asked', [('3.11', True), ('3.12', True), ('3.13', False), ('3.14', False)])
+def test_plain_pip_is_asked_for_pydensecrf2_only_where_its_shipped_code_compiles(version, asked):
+    req, = (o for o in map(Requirement, CFG['requirements'].split()) if o.name == 'pydensecrf2')
+    assert req.marker.evaluate({'python_version': version}) == asked
 
 
 def test_constraints_pin_a_release_of_every_requirement_that_satisfies_it():
@@ -128,7 +135,7 @@ def test_constraints_pin_a_release_of_every_requirement_that_satisfies_it():
 
 def test_every_third_party_import_is_a_declared_requirement():
     declared = {canonicalize_name(Requirement(o).name) for k in ('', 'geo_', 'dask_', 'accelerate_') for o in CFG[f'{k}requirements'].split()}
-    owners = packages_distributions()
+    owners = {'pydensecrf': ['pydensecrf2']} | packages_distributions() # also where it could not be built
     used = {o.split('.')[0] for o in chain.from_iterable(map(imports, MODULES)) if not o.startswith('.')}
     for name in used - sys.stdlib_module_names - {'landslide_nb'}:
         assert declared & set(map(canonicalize_name, owners.get(name, [name]))), f'{name} is imported but not declared'

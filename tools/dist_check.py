@@ -1,6 +1,7 @@
 """Builds the sdist, a wheel from it, and uses that wheel from an environment that has the library from nowhere else.
 
-The third-party packages are borrowed from the environment that runs this script, so nothing large is installed twice."""
+The third-party packages are borrowed from the environment that runs this script, so nothing large is installed twice;
+with --own, pip installs those that the wheel asks for."""
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def copy_source(to):
         shutil.copy2(ROOT/name, to/name)
 
 
-def main():
+def main(own):
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp).resolve()
         copy_source(tmp/'source')
@@ -46,10 +47,11 @@ def main():
 
         venv.create(tmp/'venv', with_pip=False, symlinks=True)
         python = tmp/'venv/bin/python'
-        run(sys.executable, '-m', 'pip', '--python', python, 'install', '-qq', '--no-deps', wheel)
-        site = sysconfig.get_path('purelib', vars={'base': tmp/'venv'})
-        # .pth files in a folder that a .pth file names are not read: the editable install stays out
-        Path(site, 'borrowed.pth').write_text(sysconfig.get_path('purelib') + '\n')
+        run(sys.executable, '-m', 'pip', '--python', python, 'install', '-qq', *([] if own else ['--no-deps']), wheel)
+        if not own:
+            site = sysconfig.get_path('purelib', vars={'base': tmp/'venv'})
+            # .pth files in a folder that a .pth file names are not read: the editable install stays out
+            Path(site, 'borrowed.pth').write_text(sysconfig.get_path('purelib') + '\n')
         (tmp/'elsewhere').mkdir()
         run(python, '-I', '-c', USE, cwd=tmp/'elsewhere')
         run(tmp/'venv/bin/landslide-score', '--help', cwd=tmp/'elsewhere', stdout=subprocess.DEVNULL)
@@ -57,4 +59,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main('--own' in sys.argv[1:])
