@@ -8,11 +8,11 @@ __all__ = ['synth', 'pack', 'check', 'train', 'predict', 'score', 'demo', 'map_c
 # %% ../../nbs/83_app.commands.ipynb #fb16436f
 import sys
 from json import dumps
-from pathlib import Path
 from typing import Annotated
 from fastcore.script import call_parse, store_true
 from ..core.errors import InputError
-from .options import check_range, how_to_go_on, one_line_errors, pick_device, say, skipping
+from .options import check_models, check_needs, check_range, check_truth, load_for_patches, pick_device
+from .options import how_to_go_on, one_line_errors, skipping, warn_on_stderr
 
 # %% ../../nbs/83_app.commands.ipynb #2e078442
 @call_parse
@@ -40,22 +40,28 @@ def synth(
 @call_parse
 def pack(
     data: str,  # data folder in either layout, or a folder of image_N.h5
-    store: str, # folder to write; a killed run goes on where it stopped
+    store: str, # folder to write; a killed run starts again
     half: store_true = False,  # float16: half the room, rounding errors are printed
     check: store_true = False, # read the store again and compare its checksums
     skip_bad: store_true = False # go on without patches whose image or mask is bad, and say how many
 ):
-    "Pack a data set into one memory-mapped array a split, which training and prediction read without opening files"
+    "Pack a data set into one memory-mapped array a split, which training and prediction read without opening files; a killed run starts again"
     with one_line_errors('landslide-pack'), skipping('landslide-pack', skip_bad) as bad:
         import numpy as np
         from landslide_nb.data.check import check_store
         from landslide_nb.data.pack import pack_data
         index = pack_data(data, store, np.float16 if half else np.float32, bad=bad)
-        if half:
-            for k in next(iter(index['splits'].values()))['error']:
-                print(f'{k:<6} largest rounding error {max(s["error"][k] for s in index["splits"].values()):.2e}')
+        if half: print(rounding_table(index))
         if check: print(f'{check_store(store)} patches compared')
         print(f'{store}: ' + ', '.join(f'{len(s["ns"])} {k}' for k, s in index['splits'].items()))
+
+# %% ../../nbs/83_app.commands.ipynb #83a1076d
+def rounding_table(
+    index: dict # what `pack_data` returns
+) -> str:
+    "A line a band: the largest rounding error over all splits, in benchmark units"
+    errors = [s['error'] for s in index['splits'].values()]
+    return '\n'.join(f'{k:<6} largest rounding error {max(o[k] for o in errors):.2e}' for k in errors[0])
 
 # %% ../../nbs/83_app.commands.ipynb #5b92fe1d
 @call_parse
@@ -97,32 +103,11 @@ def train(
                                  resume=resume, checkpoint=checkpoint, bad=bad)
         if not leave_processes(): print(stage_table(summary))
 
-# %% ../../nbs/83_app.commands.ipynb #df2c0df9
-def check_truth(
-    truth # folder that `--truth` names, or None
-):
-    "Refuse with one line a folder of truth that holds none"
-    if truth is None: return
-    if not Path(truth).is_dir(): raise InputError(truth, 'not a folder' if Path(truth).exists() else 'no such folder')
-    if not any((Path(truth)/s).is_dir() for s in ('valid', 'test')): raise InputError(truth, 'has neither valid/ nor test/ with masks')
-
-# %% ../../nbs/83_app.commands.ipynb #999e9e72
-def check_models(
-    recipe # `Recipe`
-):
-    "Refuse with one line a model that cannot be made, before anything is read"
-    import torch
-    from landslide_nb.model.segmenter import create_segmenter
-    for o in {(s.arch, s.backbone): s for s in recipe.stages}.values():
-        try:
-            with torch.device('meta'): create_segmenter(o.arch, o.backbone)
-        except ValueError as e: raise InputError(f'recipe {recipe.name}, stage {o.name}', str(e)) from None
-
 # %% ../../nbs/83_app.commands.ipynb #19de4ad7
 def stage_table(
     summary: dict # what `run_recipe` returns
 ) -> str:
-    "A line a stage: seconds and, where there was truth, its scores"
+    "A line a stage: seconds and, where there was truth, its scores in percent"
     lines = [f'{"stage":<16} {"split":<6} {"P":>6} {"R":>6} {"F1":>6} {"IoU":>6} {"seconds":>8}']
     for name, o in summary['stages'].items():
         for split, s in o['scores'].items() or [('-', None)]:
@@ -137,9 +122,10 @@ def predict(
     data: str,              # data folder in either layout, a packed store, or a folder of image_N.h5
     out: str,               # folder for mask_N.h5 (key mask, uint8)
     split: str = 'valid',   # 'train', 'valid' or 'test'; without meaning for a folder of images
-    crf: store_true = False,# sharpen the contours with the dense CRF
+    crf: store_true = False,# sharpen the contours with the dense CRF: the masks are made after it
     uncertainty: store_true = False, # Monte-Carlo dropout: also write uncertainty_N.h5
-    prob: store_true = False,        # also write the landslide probability, prob_N.h5
+    prob: store_true = False,        # also write the network's landslide probability, prob_N.h5, with --crf too
+    crf_prob: store_true = False,    # also write the CRF's own probability, crf_N.h5
     zip: store_true = False,         # also write the contest's submission.zip
     threshold: float = .5,  # of the landslide probability
     passes: int = 10,       # stochastic passes
@@ -149,25 +135,21 @@ def predict(
     device: str = None,     # such as 'cuda' or 'cpu', the best there is by default
     skip_bad: store_true = False # go on without bad patches, and say how many
 ):
-    "Predict landslide masks for a split or a folder of patches"
+    "Predict landslide masks for a split or a folder of patches. With --crf masks are made after the CRF; probabilities are the network's"
     with one_line_errors('landslide-predict'), skipping('landslide-predict', skip_bad) as bad:
         from landslide_nb.data.store import read_split
-        from landslide_nb.model.files import ModelError, load_model
         from landslide_nb.predict.crf import CRFParams
         from landslide_nb.predict.masks import predict_folder, submission_zip
         if split not in ('train', 'valid', 'test'): raise InputError('--split', f'{split!r} is not one of train, valid, test')
+        check_needs(crf, 'crf', crf_prob=crf_prob)
         check_range(0, 1, threshold=threshold)
         check_range(0, .99, drop=drop)
         check_range(1, None, passes=passes, bs=bs)
         check_range(0, None, seed=seed)
-        device = pick_device(device)
-        net, info = load_model(model, device)
-        if info.scaling is None: raise ModelError(model, 'the model was saved without its scaling')
-        if (kind := (info.config['in_channels'], info.config['classes'])) != (14, 2):
-            raise ModelError(model, 'the model takes {} bands and gives {} classes, expected 14 and 2'.format(*kind))
+        net, info = load_for_patches(model, pick_device(device))
         patches = read_split(data, split, bad=bad)
-        share = predict_folder(net, patches, info.scaling, out, CRFParams() if crf else None, uncertainty, prob, threshold,
-                               passes, drop, bs, seed)
+        share = predict_folder(net, patches, info.scaling, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob,
+                               save_crf=crf_prob, threshold=threshold, n=passes, p=drop, bs=bs, seed=seed)
         if zip: submission_zip(out)
         print(f'{len(patches)} masks in {out}, {100*share:.2f} % landslide')
 
@@ -216,7 +198,8 @@ def map_command(
     dem: str = None,      # elevation model that reaches as far as the scene, any raster of metres
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
-    crf: store_true = False,         # sharpen the contours with the dense CRF
+    crf: store_true = False,         # sharpen the contours with the dense CRF: mask.tif is made after it, probability.tif is the network's
+    crf_prob: store_true = False,    # also write the CRF's own probability, crf.tif
     uncertainty: store_true = False, # Monte-Carlo dropout: also map the uncertainty
     polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as gpkg by default
     min_area: float = 0., # square metres of the smallest polygon
@@ -231,18 +214,27 @@ def map_command(
     dask: Annotated[str, dict(nargs='?', const='local')] = None, # address of a Dask scheduler, processes on this machine by default
     workers: int = 2      # processes that --dask without an address starts
 ):
-    "Map the landslides of a whole Sentinel-2 scene"
+    "Map the landslides of a whole Sentinel-2 scene. With --crf the mask is made after the CRF; the probability is the network's"
     with one_line_errors('landslide-map'):
         from landslide_nb.scene.map import map_scene
+        check_needs(crf, 'crf', crf_prob=crf_prob)
         check_range(0, 1, threshold=threshold)
         check_range(0, .99, drop=drop)
         check_range(1, None, passes=passes, bs=bs, workers=workers)
         check_range(0, None, seed=seed, min_area=min_area)
-        res = map_scene(model, scene, out, dem, bands, offset, crf, uncertainty, polygons, min_area, threshold, overlap, bs=bs,
-                        passes=passes, drop=drop, seed=seed, device=pick_device(device), amp=not full_precision, dask=dask,
-                        workers=workers, warn=say('landslide-map'))['result']
-        share = 100 * res['landslide_pixels'] / max(res['pixels'], 1)
-        print(f'{res["pixels"]} pixels in {out}, {share:.2f} % landslide' + (f', {res["landslides"]} polygons' if polygons else ''))
+        res = map_scene(model, scene, out, dem, bands, offset, crf=crf, crf_prob=crf_prob, uncertainty=uncertainty, polygons=polygons,
+                        min_area=min_area, threshold=threshold, overlap=overlap, bs=bs, passes=passes, drop=drop, seed=seed,
+                        device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, warn=warn_on_stderr('landslide-map'))
+        print(map_line(res['result'], out))
+
+# %% ../../nbs/83_app.commands.ipynb #fa10be28
+def map_line(
+    res: dict, # result of a map: pixels, those that are landslide and, where there are polygons, their number
+    out        # folder of the map
+) -> str:
+    "What was mapped, in one line"
+    share = 100 * res['landslide_pixels'] / max(res['pixels'], 1)
+    return f'{res["pixels"]} pixels in {out}, {share:.2f} % landslide' + (f', {res["landslides"]} polygons' if 'landslides' in res else '')
 
 # %% ../../nbs/83_app.commands.ipynb #672701e1
 @call_parse
@@ -274,5 +266,5 @@ def adapt_command(
         check_range(1e-9, 10, lr=lr)
         with how_to_go_on('landslide-adapt', out):
             adapt(model, scene, data, out, dem, bands, offset, teacher, iters, lr, bs, windows, seed, pick_device(device),
-                  not full_precision, warn=say('landslide-adapt'), resume=resume, checkpoint=checkpoint)
+                  not full_precision, warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint)
         print(f'{out}: adapted to {scene}; map it with landslide-map {out} {scene} MAP')

@@ -6,17 +6,14 @@
 __all__ = ['run_demo', 'run_demos']
 
 # %% ../../nbs/81_app.demo.ipynb #a1fa7b67
-import csv, json, time
+import json, time
 from pathlib import Path
 from ..core.files import atomic_path, write_json
 from ..data.synth import write_world
-from ..model.files import load_model
-from ..predict.probabilities import query_teacher, score_masks, unlabelled_dl
-from ..predict.crf import crf_split
-from ..predict.masks import submission_zip, write_predictions
+from ..predict.masks import submission_zip
 from ..train.recipe import DEMO, Recipe, RecipeError
 from ..train.run import read_data, run_recipe
-from .report import ablation_rows, ablation_table, save_figures, spread_table
+from .report import ablation_table, spread_table, write_report
 
 # %% ../../nbs/81_app.demo.ipynb #b3237a69
 def run_demo(
@@ -26,29 +23,16 @@ def run_demo(
     patches: tuple = (160, 48, 48), # train, valid and test patches of the world
     progress: bool = True    # show bars and tables
 ) -> str: # the ablation table
-    "World, recipe, CRF, table, panel and submission; refuses a folder that already holds a demo"
+    "World, recipe, CRF, table, panel and submission; `RecipeError` where the folder already holds something"
     out, start = Path(out), time.perf_counter()
     if out.exists() and any(out.iterdir()): raise RecipeError(f'{out} is not empty; name another folder or remove it')
     world, run = out/'world', out/'run'
     write_world(world, *patches, seed, progress=progress)
     run_recipe(world, run, recipe, seed, world/'truth', progress=progress)
-    data = read_data(world, recipe, world/'truth', progress=False)
-    rows = ablation_rows(run, recipe, data, progress=progress)
-    final, info = load_model(run/recipe.stages[-1].name)
-    for split in ('valid', 'test'):
-        prob, unc = query_teacher(final, unlabelled_dl(data[split], info.scaling), seed=seed, progress=progress)
-        crf = crf_split(prob, data[split].x, progress=progress)
-        write_predictions(out/'predictions'/split, data[split].ns, crf, unc, save_prob=True)
-        if split == 'valid': save_figures(out, data[split], prob, unc, crf)
-        else: rows.append(dict(model='final', variant='on test + CRF', **score_masks(crf > .5, data[split].y)))
+    rows = write_report(out, run, read_data(world, recipe, world/'truth', progress=False), predictions=True, progress=progress)
     submission_zip(out/'predictions/test', out/'submission.zip')
-    table = ablation_table(rows)
-    with atomic_path(out/'ablation.csv') as tmp, open(tmp, 'w', newline='') as f:
-        w = csv.DictWriter(f, list(rows[0]))
-        w.writeheader()
-        w.writerows(rows)
     write_json(out/'demo.json', dict(seed=seed, seconds=round(time.perf_counter() - start, 1), rows=rows))
-    return f'{table}\n{out}/figure2.png, {out}/submission.zip'
+    return f'{ablation_table(rows)}\n{out}/figure2.png, {out}/submission.zip'
 
 # %% ../../nbs/81_app.demo.ipynb #6cf66a17
 def run_demos(
@@ -57,7 +41,7 @@ def run_demos(
     recipe: Recipe = DEMO,   # what to train
     patches: tuple = (160, 48, 48), # train, valid and test patches of a world
     progress: bool = True    # show bars and tables
-) -> str: # the table with mean and spread
+) -> str: # the table with mean and spread, in Markdown
     "The demo of every seed that is not there yet, then one table over all, also as `OUT/seeds.md`"
     out, runs = Path(out), {}
     for s in seeds:

@@ -5,52 +5,43 @@
 # %% auto #0
 __all__ = ['pack_data']
 
-# %% ../../nbs/19_data.pack.ipynb #24f049de
-import hashlib, json, os, shutil, zlib
+# %% ../../nbs/19_data.pack.ipynb #92634b2b
+import json, shutil
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np
 from ..core.errors import InputError, PatchError, file_fault
-from ..core.files import NO_ROOM, atomic_path
+from ..core.files import atomic_path
 from ..core.progress import with_bar
 from .bands import BANDS, N_BANDS, PATCH
 from .hdf5 import read_mask, read_patch
 from .folders import SPLITS, find_layout, patch_files
-from .arrays import STORE, open_store
+from .arrays import STORE, checksum, open_store
 from .check import whole_patches
 
-# %% ../../nbs/19_data.pack.ipynb #06ae51ef
-def digest(
-    files: list, # `PatchFile`s
-    dtype        # of the store
-) -> str:
-    "What a split is made from: names, sizes and times of its files, and the type it is stored in"
-    sign = lambda p: p and (p.name, p.stat().st_size, p.stat().st_mtime_ns)
-    return hashlib.sha256(repr([(f.n, sign(f.img), sign(f.mask)) for f in files] + [np.dtype(dtype).name]).encode()).hexdigest()
-
-# %% ../../nbs/19_data.pack.ipynb #ffa0dda0
-def read_journal(
-    path,      # the journal
-    plan: str, # the digest it must have
-    rows: dict # bytes of header and of a row, by file
-) -> dict: # patches done, their checksums, the largest rounding error a band
-    "How far an earlier run came; nothing done where it was another one or its files are gone"
-    fresh = dict(plan=plan, done=0, crc32=[], error=[0.]*N_BANDS)
-    try:
-        j = json.loads(Path(path).read_text(encoding='utf-8'))
-        whole = all(p.stat().st_size >= head + j['done']*row for p, (head, row) in rows.items())
-        return j if j['plan'] == plan and whole and len(j['crc32']) == j['done'] else fresh
-    except (OSError, ValueError, KeyError, TypeError): return fresh
-
-# %% ../../nbs/19_data.pack.ipynb #57b9011e
-def npy_header(
+# %% ../../nbs/19_data.pack.ipynb #31d14ec6
+@contextmanager
+def npy_rows(
+    path,         # `.npy` file to write
     shape: tuple, # of the array
     dtype         # of the array
-) -> bytes:
-    "The first bytes of a `.npy` file"
-    from io import BytesIO
-    np.lib.format.write_array_header_1_0(f := BytesIO(), dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False,
-                                                              shape=shape))
-    return f.getvalue()
+): # a function that appends a row
+    "An array that is never whole in memory; the file is there once the block has ended well"
+    with atomic_path(path) as tmp, open(tmp, 'wb') as f:
+        head = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
+        np.lib.format.write_array_header_1_0(f, head)
+        yield lambda row: f.write(row.data)
+
+# %% ../../nbs/19_data.pack.ipynb #5533c9f7
+def stored_values(
+    x: np.ndarray, # `(14, H, W)` float32
+    dtype,         # float32 or float16
+    path           # its file, for the message
+) -> tuple: # the patch as it is stored, and the largest rounding error of each band
+    "A patch in the type of the store; `PatchError` where its values do not fit"
+    with np.errstate(over='ignore'): z = x.astype(dtype)
+    if not np.isfinite(z).all(): raise PatchError(path, f'has values too large for {np.dtype(dtype)}')
+    return z, np.abs(z.astype(np.float32) - x).max((1, 2))
 
 # %% ../../nbs/19_data.pack.ipynb #522487cd
 def pack_split(
@@ -58,59 +49,56 @@ def pack_split(
     out,                   # folder of the store
     split: str,            # its name there
     dtype = np.float32,    # float32 or float16
-    every: int = 64,       # patches between two entries of the journal, a sixteenth of what is done once that is more
     progress: bool = True  # show a bar
 ) -> dict: # the split's entry in the index
-    "Write a split of the store, going on where a killed run stopped; `PatchError` names a file that cannot be used"
-    out, masks, dtype = Path(out), files[0].mask is not None, np.dtype(dtype)
-    shapes = {'x': (len(files), N_BANDS, PATCH, PATCH), **({'y': (len(files), PATCH, PATCH)} if masks else {})}
-    heads = {k: npy_header(s, dtype if k == 'x' else np.uint8) for k, s in shapes.items()}
-    parts, sizes = {k: out/f'{split}-{k}.npy.part' for k in shapes}, dict(x=N_BANDS*PATCH**2*dtype.itemsize, y=PATCH**2)
-    final, journal = {k: out/f'{split}-{k}.npy' for k in shapes}, out/f'{split}.journal'
-    at = lambda names: {names[k]: (len(heads[k]), sizes[k]) for k in shapes}
-    plan = digest(files, dtype)
-    j = read_journal(journal, plan, at(final))
-    if j['done'] == len(files): return entry(files, j, masks)
-    j = read_journal(journal, plan, at(parts))
-    handles = {}
-    try:
-        for k, p in parts.items():
-            f = handles[k] = open(p, 'r+b' if j['done'] else 'wb')
-            f.write(heads[k])
-            f.seek(len(heads[k]) + j['done']*sizes[k])
-            f.truncate()
-        for i, f in enumerate(with_bar(files[j['done']:], progress, f'packing {split}'), j['done'] + 1):
-            x = read_patch(f.img)
-            with np.errstate(over='ignore'): z = x.astype(dtype)
-            if not np.isfinite(z).all(): raise PatchError(f.img, f'has values too large for {dtype}')
-            y = read_mask(f.mask) if masks else np.empty(0, np.uint8)
-            j['error'] = np.maximum(j['error'], np.abs(z.astype(np.float32) - x).max((1, 2))).tolist()
-            j['crc32'].append(zlib.crc32(y.data, zlib.crc32(z.data)))
-            for k, o in (('x', z), ('y', y)):
-                if k in handles: handles[k].write(o.data)
-            if i - j['done'] >= max(every, j['done'] // 16) or i == len(files):
-                for o in handles.values():
-                    o.flush()
-                    os.fsync(o.fileno())
-                j['done'] = i
-                with atomic_path(journal) as tmp: tmp.write_text(json.dumps(j), encoding='utf-8')
-    except OSError as e:
-        if e.errno not in NO_ROOM: raise
-        raise InputError(out, f'{os.strerror(e.errno)}; {j["done"]} of {len(files)} patches of {split} are kept') from None
-    finally:
-        for o in handles.values(): o.close()
-    for k in shapes: os.replace(parts[k], final[k])
-    return entry(files, j, masks)
+    "Write a split of the store; `PatchError` names a file that cannot be used, and then nothing of the split is left"
+    n, masks, crc32, errors = len(files), files[0].mask is not None, [], np.zeros(N_BANDS)
+    with ExitStack() as whole:
+        rows = lambda k, dtype, *shape: whole.enter_context(npy_rows(Path(out)/f'{split}-{k}.npy', (n, *shape), dtype))
+        put_mask = rows('y', np.uint8, PATCH, PATCH) if masks else None
+        put_patch = rows('x', dtype, N_BANDS, PATCH, PATCH) # the last one names a fault of the disk, and is the large one
+        for f in with_bar(files, progress, f'packing {split}'):
+            z, error = stored_values(read_patch(f.img), dtype, f.img)
+            y = read_mask(f.mask) if masks else None
+            put_patch(z)
+            if masks: put_mask(y)
+            crc32.append(checksum(z, y))
+            errors = np.maximum(errors, error)
+    return dict(ns=[f.n for f in files], images=[f.img.name for f in files], masks=masks, crc32=crc32,
+                error=dict(zip((b.name for b in BANDS), errors.tolist())))
 
-# %% ../../nbs/19_data.pack.ipynb #614b130e
-def entry(
-    files: list, # `PatchFile`s
-    j: dict,     # the finished journal
-    masks: bool  # whether there are masks
-) -> dict:
-    "A split's entry in the index"
-    return dict(ns=[f.n for f in files], images=[f.img.name for f in files], masks=masks, crc32=j['crc32'], digest=j['plan'],
-                error=dict(zip((b.name for b in BANDS), j['error'])))
+# %% ../../nbs/19_data.pack.ipynb #afc1ec06
+def to_pack(
+    root,                 # data folder in either layout, or a bare folder of images
+    dtype = np.float32,   # of the store
+    bad: list = None,     # takes the faults of patches that are left out; without it the first is raised
+    progress: bool = True # show bars
+) -> dict: # lists of `PatchFile`s by split
+    "The splits that are there, without what cannot be packed"
+    res = {}
+    for s in SPLITS if find_layout(root) else ('valid',):
+        try: res[s] = patch_files(root, s, bad=bad)
+        except PatchError as e:
+            if not e.fault.startswith('no such folder'): raise
+    if bad is not None: res = {s: whole_patches(files, bad, dtype, progress) for s, files in res.items()}
+    for s, files in res.items():
+        if not files: raise PatchError(root, f'no patch of split {s!r} can be used')
+        for p in (p for f in files for p in (f.img, f.mask) if p):
+            if (fault := file_fault(p)): raise PatchError(p, fault)
+    return res
+
+# %% ../../nbs/19_data.pack.ipynb #dcd67dd8
+def make_room(
+    out: Path,    # folder of the store, which has no index
+    splits: dict, # lists of `PatchFile`s by split
+    dtype         # of the store
+):
+    "Clear what a killed run left there; `InputError` where the store does not fit on the disk"
+    out.mkdir(parents=True, exist_ok=True)
+    for p in [*out.glob('.tmp-*.npy'), *out.glob('.tmp-*.json'), *(out/f'{s}-{k}.npy' for s in SPLITS for k in 'xy')]: p.unlink(missing_ok=True)
+    pixel = lambda files: N_BANDS*np.dtype(dtype).itemsize + (files[0].mask is not None)
+    need, free = sum(len(o) * pixel(o) * PATCH**2 for o in splits.values()), shutil.disk_usage(out).free
+    if need > free: raise InputError(out, f'{need / 2**20:.1f} MB are needed, {free / 2**20:.1f} MB are free')
 
 # %% ../../nbs/19_data.pack.ipynb #98c1d0ee
 def pack_data(
@@ -120,30 +108,15 @@ def pack_data(
     progress: bool = True, # show bars
     bad: list = None       # takes the faults of patches that are left out, which are looked for first; without it the first is raised
 ) -> dict: # the index
-    "Pack every split of a data set; the index is written last, so a store without one is not finished. A finished one is refused"
-    root, out, layout = Path(root), Path(out), find_layout(root)
-    if np.dtype(dtype) not in (np.float32, np.float16): raise ValueError(f'dtype must be float32 or float16, not {np.dtype(dtype)}')
+    "Pack every split of a data set; `PatchError` names a file that cannot be used, `InputError` where a store is there already or there is no room"
+    root, out, dtype = Path(root), Path(out), np.dtype(dtype)
+    if dtype not in (np.float32, np.float16): raise ValueError(f'dtype must be float32 or float16, not {dtype}')
+    layout = find_layout(root)
     if open_store(out) is not None: raise InputError(out, 'already holds a packed store')
-    todo = {}
-    for s in SPLITS if layout else ('valid',):
-        try: todo[s] = patch_files(root, s, bad=bad)
-        except PatchError as e:
-            if not e.fault.startswith('no such folder'): raise
-    if bad is None:
-        for p in (p for files in todo.values() for f in files for p in (f.img, f.mask) if p):
-            if (fault := file_fault(p)): raise PatchError(p, fault)
-    else:
-        for s in todo:
-            if not (whole := whole_patches(todo[s], bad, dtype, progress)): raise PatchError(root, f'no patch of split {s!r} can be used')
-            todo[s] = whole
-    out.mkdir(parents=True, exist_ok=True)
-    pixel = lambda files: N_BANDS*np.dtype(dtype).itemsize + (files[0].mask is not None)
-    need = sum(len(files) * pixel(files) * PATCH**2 for files in todo.values()) - sum(p.stat().st_size for p in out.glob('*.npy*'))
-    if need > (free := shutil.disk_usage(out).free):
-        raise InputError(out, f'{need / 2**20:.1f} MB are needed, {free / 2**20:.1f} MB are free')
-    splits = {s: pack_split(files, out, s, dtype, progress=progress) for s, files in todo.items()}
-    index = dict(format=STORE, layout=layout or 'images', source=str(root.resolve()), dtype=np.dtype(dtype).name, splits=splits,
+    todo = to_pack(root, dtype, bad, progress)
+    make_room(out, todo, dtype)
+    splits = {s: pack_split(files, out, s, dtype, progress) for s, files in todo.items()}
+    index = dict(format=STORE, layout=layout or 'images', source=str(root.resolve()), dtype=dtype.name, splits=splits,
                  skipped=[str(e) for e in bad or ()])
     with atomic_path(out/'index.json') as tmp: tmp.write_text(json.dumps(index), encoding='utf-8')
-    for s in splits: (out/f'{s}.journal').unlink(missing_ok=True)
     return index

@@ -16,11 +16,32 @@ from .images import COLOURS, PALETTE, as_numpy
 def chart_axes(
     ax = None,                # axes to draw on, new ones by default
     size: tuple = (3.6, 2.9)  # of new ones, inches
-): # the axes
+) -> plt.Axes:
     "Axes for a chart: without the frame's top and right side"
     ax = plt.subplots(figsize=size, layout='constrained')[1] if ax is None else ax
     ax.spines[['top', 'right']].set_visible(False)
     return ax
+
+# %% ../../nbs/51_look.charts.ipynb #c6c77436
+def by_class(
+    unc, # uncertainties, any shape
+    pred # classes the teacher predicts, same shape
+) -> list: # two arrays, of the pixels predicted background and landslide
+    "The uncertainties of each class; `ValueError` where shapes differ or no pixel has a class"
+    unc, pred = as_numpy(unc).astype(np.float64), as_numpy(pred)
+    if unc.shape != pred.shape: raise ValueError(f'uncertainties {unc.shape} and classes {pred.shape} differ in shape')
+    groups = [unc[pred == c] for c in (0, 1)]
+    if not any(o.size for o in groups): raise ValueError('no pixel is predicted as 0 or 1')
+    return groups
+
+# %% ../../nbs/51_look.charts.ipynb #01acf1cf
+def hist_edges(
+    u: np.ndarray # uncertainties
+) -> tuple: # 61 edges of bins, and whether they are spaced by ratio
+    "Bins from the 0.1th to the 99.9th percentile, by ratio where that spans more than a factor of 100"
+    lo, hi = np.percentile(u[u > 0], (.1, 99.9)) if (u > 0).any() else (0, 1)
+    wide = bool(lo > 0 and hi > 100 * lo)
+    return (np.geomspace(lo, hi, 61) if wide else np.linspace(0 if lo < hi else lo - .5, hi, 61)), wide
 
 # %% ../../nbs/51_look.charts.ipynb #a76cbc4d
 def plot_uncertainty_hist(
@@ -29,16 +50,10 @@ def plot_uncertainty_hist(
     thresholds: tuple = None, # largest uncertainty that is kept, of background and landslide; by default from `keep`
     keep: tuple = (.9, .7),   # shares to keep of background and landslide
     ax = None                 # axes to draw on, new ones by default
-): # the axes
-    "Uncertainty by predicted class, with the thresholds of the class-balanced selection and the share below them"
-    unc, pred = as_numpy(unc).astype(np.float64), as_numpy(pred)
-    if unc.shape != pred.shape: raise ValueError(f'uncertainties {unc.shape} and classes {pred.shape} differ in shape')
-    groups = [unc[pred == c] for c in (0, 1)]
-    known = np.concatenate(groups)
-    if not known.size: raise ValueError('no pixel is predicted as 0 or 1')
-    lo, hi = np.percentile(known[known > 0], (.1, 99.9)) if (known > 0).any() else (0, 1)
-    wide = lo > 0 and hi > 100 * lo
-    edges = np.geomspace(lo, hi, 61) if wide else np.linspace(0 if lo < hi else lo - .5, hi, 61)
+) -> plt.Axes:
+    "Uncertainty by predicted class, with the thresholds of the selection and the share below them; returns the axes, `ValueError` where nothing is to draw"
+    groups = by_class(unc, pred)
+    edges, wide = hist_edges(np.concatenate(groups))
     ax = chart_axes(ax, (6, 3.2))
     for i, (name, u, style) in enumerate(zip(('background', 'landslide'), groups, ('--', '-'))):
         if not u.size: continue
@@ -56,32 +71,60 @@ CURVES = {'loss': ('loss', 'train_loss', 'loss_labelled', 'loss_unlabelled', 'va
           'score on valid': ('precision', 'recall', 'f1', 'iou'),
           'pixels kept in a batch': ('kept_background', 'kept_landslide'),
           'learning rate': ('lr',)}
+UNITS = {'loss': 'loss', 'score on valid': 'share of 1', 'pixels kept in a batch': 'pixels', 'learning rate': 'learning rate'}
+
+# %% ../../nbs/51_look.charts.ipynb #3e24e14a
+def read_curves(
+    rows # list of dicts, or path of a CSV file of them
+) -> tuple: # data frame, and the name of its index: 'iteration', 'epoch' or 'row'
+    "What was logged, by iteration where that was logged too; what is not finite becomes a blank"
+    df = pd.read_csv(rows) if isinstance(rows, (str, os.PathLike)) else pd.DataFrame(rows)
+    x = next((k for k in ('iteration', 'epoch') if k in df), None)
+    return (df.set_index(x) if x else df).replace([np.inf, -np.inf], np.nan), x or 'row'
+
+# %% ../../nbs/51_look.charts.ipynb #560ba578
+def curve_panels(
+    df: pd.DataFrame, # what `read_curves` gives
+    curves: dict      # columns by panel
+) -> dict: # columns with a value by panel
+    "The panels that there is something to draw in; `ValueError` where there is none"
+    panels = {k: [c for c in cols if c in df and df[c].notna().any()] for k, cols in curves.items()}
+    panels = {k: v for k, v in panels.items() if v}
+    if not panels: raise ValueError('no known column has a value')
+    return panels
+
+# %% ../../nbs/51_look.charts.ipynb #38686f77
+def draw_curves(
+    df: pd.DataFrame, # what `read_curves` gives
+    cols: list,       # columns to draw
+    ax: plt.Axes,     # axes to draw on
+    name: str         # of the panel
+):
+    "One panel: a line a column over the data frame's index"
+    for i, c in enumerate(cols):
+        s = df[c].dropna().astype(float)
+        style = dict(linestyle=('-', '--', ':', '-.')[i % 4], color=PALETTE[i % len(PALETTE)], marker='o' if len(s) < 20 else None)
+        ax.plot(s.index, s, markersize=3, label=c, **style)
+    chart_axes(ax).set(title=name, ylabel=UNITS.get(name, cols[0] if len(cols) == 1 else ''))
+    ax.locator_params(axis='x', nbins=5)
+    if name.startswith('pixels'): ax.set_yscale('log')
+    if len(cols) > 1: ax.legend(fontsize=9, frameon=False)
 
 # %% ../../nbs/51_look.charts.ipynb #2be81ae9
 def plot_curves(
     rows,                # list of dicts, or path of a CSV file of them
     curves: dict = None, # columns to draw by panel, `CURVES` by default
     axs = None           # axes to draw on, one a panel with data, new ones by default
-): # the figure
-    "Training curves over `iteration` (or `epoch`, or the row): a panel for each group of columns; blanks and nan are skipped"
-    df = pd.read_csv(rows) if isinstance(rows, (str, os.PathLike)) else pd.DataFrame(rows)
-    x = next((k for k in ('iteration', 'epoch') if k in df), None)
-    df = (df.set_index(x) if x else df).replace([np.inf, -np.inf], np.nan)
-    panels = {k: [c for c in cols if c in df and df[c].notna().any()] for k, cols in (curves or CURVES).items()}
-    panels = {k: v for k, v in panels.items() if v}
-    if not panels: raise ValueError('no known column has a value')
+) -> plt.Figure:
+    "Training curves over `iteration`, `epoch` or the row, a panel for each group of columns; returns the figure, `ValueError` where nothing is to draw"
+    df, x = read_curves(rows)
+    panels = curve_panels(df, curves or CURVES)
     if axs is None: axs = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 2.9), squeeze=False, layout='constrained')[1]
     axs = np.array(axs, dtype=object).ravel()
     if len(axs) < len(panels): raise ValueError(f'{len(axs)} axes for the panels {", ".join(panels)}')
     for ax, (name, cols) in zip(axs, panels.items()):
-        for i, c in enumerate(cols):
-            s = df[c].dropna().astype(float)
-            style = dict(linestyle=('-', '--', ':', '-.')[i % 4], color=PALETTE[i % len(PALETTE)], marker='o' if len(s) < 20 else None)
-            ax.plot(s.index, s, markersize=3, label=c, **style)
-        chart_axes(ax).set(title=name, xlabel=x or 'row', ylabel=cols[0] if len(cols) == 1 else '')
-        ax.locator_params(axis='x', nbins=5)
-        if name.startswith('pixels'): ax.set_yscale('log')
-        if len(cols) > 1: ax.legend(fontsize=9, frameon=False)
+        draw_curves(df, cols, ax, name)
+        ax.set_xlabel(x)
     return axs[0].figure
 
 # %% ../../nbs/51_look.charts.ipynb #4fdd100c
@@ -89,8 +132,8 @@ def plot_table(
     rows,              # list of dicts with `model`, `variant` and scores, such as those of `ablation.csv`
     score: str = 'f1', # score to draw, a share of 1
     ax = None          # axes to draw on, new ones by default
-): # the axes
-    "A bar for each model and variant in percent, one colour a model, from 0 so that lengths can be compared"
+) -> plt.Axes:
+    "A bar for each model and variant in percent, one colour a model, from 0 so that lengths can be compared; returns the axes"
     models = list(dict.fromkeys(r['model'] for r in rows))
     group = np.array([models.index(r['model']) for r in rows])
     y = -np.arange(len(rows)) - .5 * group
@@ -104,14 +147,15 @@ def plot_table(
 # %% ../../nbs/51_look.charts.ipynb #28522a71
 def plot_risk_coverage(
     coverage,          # shares of pixels kept, ascending
-    risk,              # error among the pixels kept
+    risk,              # error among the pixels kept, a share of 1
     ax = None          # axes to draw on, new ones by default; curves add up
-): # the axes
-    "Error among the most certain pixels against their share, from `landslide_nb.model.metrics.risk_coverage`"
+) -> plt.Axes:
+    "Error among the most certain pixels against their share, from `landslide_nb.model.metrics.risk_coverage`; returns the axes"
     ax, coverage, risk = chart_axes(ax), as_numpy(coverage), as_numpy(risk)
     line, = ax.plot(coverage, risk, color=PALETTE[len(ax.lines) // 2 % len(PALETTE)])
     ax.axhline(risk[-1], color=line.get_color(), linestyle=':', linewidth=1)
-    ax.set(xlabel='share of pixels kept', ylabel='error among them', xlim=(0, 1), ylim=(0, None))
+    ax.set(xlabel='share of pixels kept', ylabel='share of errors among them', xlim=(0, 1))
+    ax.set_ylim(0, auto=True) # a further curve may reach higher
     return ax
 
 # %% ../../nbs/51_look.charts.ipynb #33692830
@@ -119,10 +163,11 @@ def plot_calibration(
     table,            # `prob` and `share` by bin, from `landslide_nb.model.metrics.calibration`
     ece: float = None,# expected calibration error, written above
     ax = None         # axes to draw on, new ones by default
-): # the axes
-    "Share of landslide among the pixels of a predicted probability"
+) -> plt.Axes:
+    "Share of landslide among the pixels of a predicted probability; returns the axes"
     ax = chart_axes(ax)
     ax.plot([0, 1], [0, 1], ':', color='gray')
     ax.plot(table['prob'], table['share'], 'o-', color=PALETTE[0])
     ax.set(xlabel='predicted probability', ylabel='share of landslide', xlim=(0, 1), ylim=(0, 1), aspect='equal')
-    return ax if ece is None else ax.set_title(f'calibration error {ece:.3f}', fontsize=11).axes
+    if ece is not None: ax.set_title(f'calibration error {ece:.3f}', fontsize=11)
+    return ax

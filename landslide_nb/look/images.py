@@ -34,8 +34,8 @@ def show_map(
     note: str = None,         # below the image, such as the range of the values
     cmap: str = 'gray',       # colour map of values
     **kwargs                  # passed to `imshow`
-): # the axes
-    "An image without ticks"
+) -> plt.Axes:
+    "An image without ticks, a pixel a square; returns the axes"
     ax = plt.subplots(figsize=(3, 3))[1] if ax is None else ax
     ax.imshow(as_numpy(im), cmap=cmap, interpolation='nearest', **kwargs)
     ax.set(xticks=[], yticks=[])
@@ -53,21 +53,28 @@ def band_range(
     v = as_numpy(x)[band_index(band)] * b.mean
     return f'{v.min():.0f}–{v.max():.0f}{"°" if b.unit == "degree" else " " + b.unit}'
 
+# %% ../../nbs/50_look.images.ipynb #c6c27033
+def show_band(
+    x,        # `(14, H, W)` patch in benchmark units
+    band: str,# name of the band
+    ax        # axes to draw on
+) -> plt.Axes:
+    "One band, stretched from the 2nd to the 98th percentile, with its range below; returns the axes"
+    b, im = BANDS[band_index(band)], as_numpy(x)[band_index(band)]
+    lo, hi = np.percentile(im, (2, 98))
+    return show_map(im, ax, f'{b.name} · {b.nm} nm' if b.nm else b.name, band_range(x, band), vmin=lo, vmax=hi, cmap='gray' if b.nm else 'cividis')
+
 # %% ../../nbs/50_look.images.ipynb #fa8cb386
 def show_bands(
     x,                   # `(14, H, W)` patch in benchmark units
     cols: int = 7,       # bands in a row
     size: float = 1.6    # side of a band, inches
-): # the figure
-    "All bands, stretched from the 2nd to the 98th percentile, with name, wavelength, and range in the raw unit"
-    x = as_numpy(x)
+) -> plt.Figure:
+    "All bands with name, wavelength, and range in the raw unit; returns the figure"
     rows = math.ceil(len(BANDS) / cols)
     fig, axs = plt.subplots(rows, cols, figsize=(cols * size, rows * (size + .45)), squeeze=False, layout='constrained')
     for ax in axs.flat[len(BANDS):]: ax.remove()
-    for ax, b, im in zip(axs.flat, BANDS, x):
-        lo, hi = np.percentile(im, (2, 98))
-        show_map(im, ax, f'{b.name} · {b.nm} nm' if b.nm else b.name, band_range(x, b.name), vmin=lo, vmax=hi,
-                   cmap='gray' if b.nm else 'cividis')
+    for ax, b in zip(axs.flat, BANDS): show_band(x, b.name, ax)
     return fig
 
 # %% ../../nbs/50_look.images.ipynb #e5a7b285
@@ -75,8 +82,8 @@ def overlay(
     image,                             # `(H, W, 3)` colours in [0, 1]
     mask,                              # `(H, W)`; pixels that are 1 are painted
     colour: str = COLOURS['landslide'],# any colour of matplotlib
-    alpha: float = .5                  # opacity
-) -> np.ndarray: # `(H, W, 3)`
+    alpha: float = .5                  # opacity, from 0 to 1
+) -> np.ndarray: # `(H, W, 3)` colours in [0, 1]
     "The image with a mask painted over it"
     on = (as_numpy(mask) == 1)[..., None]
     return np.where(on, (1 - alpha) * as_numpy(image) + alpha * np.array(to_rgb(colour)), image)
@@ -86,8 +93,8 @@ def outline(
     ax,                               # axes that show the image
     mask,                             # `(H, W)`; pixels that are 1 are outlined
     colour: str = COLOURS['outline']  # any colour of matplotlib
-): # the axes
-    "Draw the outline of a mask; an empty one draws nothing"
+) -> plt.Axes:
+    "Draw the outline of a mask; an empty one draws nothing; returns the axes"
     on = as_numpy(mask) == 1
     ax.autoscale(False)
     if on.any(): ax.contour(np.pad(on, 1).astype(float), [.5], colors=[colour], linewidths=1.2, extent=(-1, on.shape[1], -1, on.shape[0]))
@@ -102,8 +109,8 @@ def show_composite(
     pct: tuple = (2, 98), # percentiles stretched to black and white, per band
     ax = None,            # axes to draw on, new ones by default
     title: str = None     # above the image, the bands by default
-): # the axes
-    "A composite of three bands, with a mask if any"
+) -> plt.Axes:
+    "A composite of three bands, with a mask if any; returns the axes"
     im = rgb(x, bands, pct)
     if mask is not None and fill: im = overlay(im, mask)
     ax = show_map(im, ax, title or ' '.join(bands))
@@ -115,8 +122,8 @@ def show_composites(
     x,                 # `(14, H, W)` patch in benchmark units
     mask = None,       # `(H, W)` mask to outline
     size: float = 2.6  # side of an image, inches
-): # the figure
-    "The four views in which a landslide is looked for: true colour, near infrared, short-wave infrared, slope"
+) -> plt.Figure:
+    "The four views in which a landslide is looked for: true colour, near infrared, short-wave infrared, slope; returns the figure"
     fig, axs = plt.subplots(1, 4, figsize=(4 * size, size + .45), layout='constrained')
     for ax, name, bands in zip(axs, ('true colour', 'near infrared', 'short-wave'), (RGB, ('B8', 'B4', 'B3'), ('B12', 'B8', 'B4'))):
         show_composite(x, bands, mask, ax=ax, title=f'{name} ({" ".join(bands)})')
@@ -132,8 +139,8 @@ def show_uncertainty(
     mask = None,           # `(H, W)` prediction to outline
     label: str = 'variance of the logits', # what the uncertainty is, beside the colour bar
     ax = None              # axes to draw on, new ones by default
-): # the axes
-    "Uncertainty over the grey image; the more certain, the more transparent"
+) -> plt.Axes:
+    "Uncertainty over the grey image, the more certain the more transparent; returns the axes"
     unc = as_numpy(unc)
     ax = show_map(rgb(x).mean(-1), ax, 'uncertainty', vmin=0, vmax=1)
     vmax = (float(np.percentile(unc, 99)) if vmax is None else vmax) or 1.
@@ -146,7 +153,7 @@ def show_uncertainty(
 def error_map(
     pred, # `(H, W)` mask, or probability cut at 0.5
     truth # `(H, W)` mask; 255 is ignored
-) -> np.ndarray: # `(H, W, 3)` colours
+) -> np.ndarray: # `(H, W, 3)` colours in [0, 1]
     "Hits white, false alarms orange, misses blue, ignored pixels grey, the rest black"
     pred, truth = as_numpy(pred) > .5, as_numpy(truth)
     im = np.zeros((*truth.shape, 3))
@@ -155,6 +162,37 @@ def error_map(
     im[~pred & (truth == 1)] = to_rgb(COLOURS['miss'])
     im[truth == IGNORE] = .5
     return im
+
+# %% ../../nbs/50_look.images.ipynb #d899f3df
+def figure2_row(
+    axs,         # axes of the row: six, seven where the truth is known
+    x,           # `(14, H, W)` patch in benchmark units
+    unc,         # `(H, W)` uncertainty
+    pred,        # `(H, W)` predicted mask or probability
+    crf,         # `(H, W)` the same after the CRF
+    truth,       # `(H, W)` mask, or None
+    vmax: float  # value of the brightest colour of the uncertainty
+):
+    "One patch of `figure2_panel`"
+    show_map(rgb(x), axs[0])
+    for ax, band in zip(axs[1:], ('dem', 'slope')): show_map(x[band_index(band)], ax, note=band_range(x, band), cmap='cividis')
+    show_map(unc, axs[3], cmap='inferno', vmin=0, vmax=vmax)
+    for ax, p in zip(axs[4:], (pred, crf)): show_map(p if truth is None else error_map(p, truth), ax, vmin=0, vmax=1)
+    if truth is not None: show_map(error_map(as_numpy(truth) == 1, truth), axs[6])
+
+# %% ../../nbs/50_look.images.ipynb #ca2fae5b
+def figure2_keys(
+    fig,        # the panel
+    ax,         # axes of the uncertainty in its last row
+    known: bool # whether there is a truth
+):
+    "The colour bar of the uncertainty and, where predictions are drawn as error maps, what their colours mean"
+    cax = ax.inset_axes((.06, -.1, .88, .05))
+    fig.colorbar(ax.images[0], cax=cax, orientation='horizontal', extend='max').ax.tick_params(labelsize=9)
+    cax.set_xlabel('variance of the logits', fontsize=9, labelpad=1)
+    if known:
+        keys = dict(hit='white', **{'false alarm': COLOURS['landslide'], 'miss': COLOURS['miss'], 'no landslide': 'black'})
+        fig.legend([Patch(facecolor=c, edgecolor='gray') for c in keys.values()], keys, loc='outside lower right', ncols=4, frameon=False)
 
 # %% ../../nbs/50_look.images.ipynb #3e87811c
 def figure2_panel(
@@ -165,27 +203,18 @@ def figure2_panel(
     truths = None,      # `(N, H, W)` masks, None where there are none
     names: list = None, # labels of the rows
     size: float = 1.8   # side of an image, inches
-): # the figure
-    "One row a patch, as in Figure 2 of the paper: RGB, elevation, slope, uncertainty, prediction, after CRF, truth"
+) -> plt.Figure:
+    "One row a patch, as in Figure 2 of Zhang et al., predictions as error maps; returns the figure, `ValueError` where numbers differ"
     known = truths is not None
     n, cols = len(xs), 6 + known
     if any(len(o) != n for o in (uncs, preds, crfs, *[truths] * known)): raise ValueError('patches, maps and masks differ in number')
-    fig, axs = plt.subplots(n, cols, figsize=(cols * size, n * (size + .22) + .6), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(n, cols, figsize=(cols * size, n * (size + .22) + .7), squeeze=False, layout='constrained')
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, hspace=.01, wspace=.01)
     vmax = float(np.percentile(as_numpy(uncs), 99)) or 1.
     for i, row in enumerate(axs):
-        x = as_numpy(xs[i])
-        show_map(rgb(x), row[0])
-        for ax, band in zip(row[1:], ('dem', 'slope')): show_map(x[band_index(band)], ax, note=band_range(x, band), cmap='cividis')
-        show_map(uncs[i], row[3], cmap='inferno', vmin=0, vmax=vmax)
-        for ax, p in zip(row[4:], (preds[i], crfs[i])): show_map(error_map(p, truths[i]) if known else p, ax, vmin=0, vmax=1)
-        if known: show_map(error_map(as_numpy(truths[i]) == 1, truths[i]), row[6])
+        figure2_row(row, as_numpy(xs[i]), uncs[i], preds[i], crfs[i], truths[i] if known else None, vmax)
         if names is not None: row[0].set_ylabel(names[i], fontsize=11)
-    names = 'RGB', 'elevation', 'slope', 'uncertainty', 'prediction', 'after CRF', 'truth'
-    for ax, name in zip(axs[0], names): ax.set_title(name, fontsize=11)
-    cax = axs[-1, 3].inset_axes((.06, -.1, .88, .05))
-    fig.colorbar(axs[-1, 3].images[0], cax=cax, orientation='horizontal', extend='max').ax.tick_params(labelsize=9)
-    if known:
-        keys = dict(hit='white', **{'false alarm': COLOURS['landslide'], 'miss': COLOURS['miss'], 'no landslide': 'black'})
-        fig.legend([Patch(facecolor=c, edgecolor='gray') for c in keys.values()], keys, loc='outside lower right', ncols=4, frameon=False)
+    titles = 'RGB', 'elevation', 'slope', 'uncertainty', 'prediction', 'after CRF', 'truth'
+    for ax, title in zip(axs[0], titles): ax.set_title(title, fontsize=11)
+    figure2_keys(fig, axs[-1, 3], known)
     return fig
