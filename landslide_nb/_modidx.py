@@ -556,6 +556,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'landslide_nb/predict/meanfield.py'),
                                                 'landslide_nb.predict.meanfield._mean_field': ( 'predict.meanfield.html#_mean_field',
                                                                                                 'landslide_nb/predict/meanfield.py'),
+                                                'landslide_nb.predict.meanfield._one_thread': ( 'predict.meanfield.html#_one_thread',
+                                                                                                'landslide_nb/predict/meanfield.py'),
                                                 'landslide_nb.predict.meanfield._smoother': ( 'predict.meanfield.html#_smoother',
                                                                                               'landslide_nb/predict/meanfield.py'),
                                                 'landslide_nb.predict.meanfield._tensor': ( 'predict.meanfield.html#_tensor',

@@ -7,6 +7,7 @@ __all__ = ['meanfield_crf']
 
 # %% ../../nbs/31_predict.meanfield.ipynb #ae70c1af
 import math
+from contextlib import contextmanager
 import numpy as np
 import torch, torch.nn.functional as F
 
@@ -100,6 +101,15 @@ def _mean_field(
     return torch.sigmoid(z)
 
 # %% ../../nbs/31_predict.meanfield.ipynb #dcab35b1
+@contextmanager
+def _one_thread():
+    "Torch works in one thread"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
+
+# %% ../../nbs/31_predict.meanfield.ipynb #d17b6518
 @torch.no_grad()
 def meanfield_crf(
     prob,                  # `(B, H, W)` probability of landslide
@@ -119,4 +129,4 @@ def meanfield_crf(
     steps, room = _half_disc(h, w, truncate * params.sxy), 2**28 if device.type == 'cpu' else 2**31
     fit = room // (4 * max(len(steps), 1) * h * (w + math.floor(truncate * params.sxy))) if params.compat else b
     parts = zip(prob.split(max(fit, 1)), guide.split(max(fit, 1)))
-    return torch.cat([_mean_field(p, g, params, steps, fit > 0) for p, g in parts])
+    with _one_thread(): return torch.cat([_mean_field(p, g, params, steps, fit > 0) for p, g in parts])
