@@ -239,7 +239,7 @@ def test_a_large_backbone_takes_no_memory_before_it_is_refused(model, world, cap
     def make(*args, **kwargs):
         made.append(create_segmenter(*args, **kwargs))
         return made[-1]
-    monkeypatch.setattr('landslide_nb.model.segmenter.create_segmenter', make)
+    monkeypatch.setattr('landslide_nb.model.files.create_segmenter', make)
     meta = json.loads((model/'model.json').read_text())
     meta['config'].update(arch='unet', backbone='regnety_2560')
     (model/'model.json').write_text(json.dumps(meta))

@@ -11,6 +11,15 @@ from torch import nn
 import torch
 from ..core.precision import cast_once
 
+# %% ../../nbs/20_model.dropout.ipynb #beb5d53f
+def first_conv(
+    model: nn.Module # anything with a convolution
+) -> nn.Conv2d:
+    "The first convolution in the order of registration, which sees the patch; `ValueError` if there is none"
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d): return m
+    raise ValueError(f'{type(model).__name__} has no convolution')
+
 # %% ../../nbs/20_model.dropout.ipynb #073612ce
 def dropout_mask(
     x: torch.Tensor, # feature map, densely laid out
@@ -39,15 +48,6 @@ def apply_site(conv, inp, out):
     "Forward hook: the convolution's output through its dropout site"
     return conv.dropout_site(out)
 
-# %% ../../nbs/20_model.dropout.ipynb #beb5d53f
-def first_conv(
-    model: nn.Module # anything with a convolution
-) -> nn.Conv2d:
-    "The first convolution in the order of registration, which sees the patch; `ValueError` if there is none"
-    for m in model.modules():
-        if isinstance(m, nn.Conv2d): return m
-    raise ValueError(f'{type(model).__name__} has no convolution')
-
 # %% ../../nbs/20_model.dropout.ipynb #a81a5188
 def dropout_site(
     model: nn.Module # anything with a convolution
@@ -59,6 +59,35 @@ def dropout_site(
         conv.register_forward_hook(apply_site)
     return conv.dropout_site
 
+# %% ../../nbs/20_model.dropout.ipynb #ce518b05
+@contextmanager
+def evaluating(
+    model: nn.Module # any
+):
+    "Within the block the model is in eval mode; afterwards every module is in its own again"
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try: yield model
+    finally:
+        for m, o in modes: m.training = o
+
+# %% ../../nbs/20_model.dropout.ipynb #2dfd3c80
+@contextmanager
+def computed_once(
+    conv: nn.Module,  # the first convolution
+    batch: int = None # patches, where a forward gets them several times over to make several passes at once
+):
+    "Within the block the module computes once and serves its output again"
+    had, forward, memo = 'forward' in vars(conv), conv.forward, []
+    def once(x):
+        if not memo: memo.append(forward(x[:batch] if batch else x))
+        return memo[0] if len(x) == len(memo[0]) else memo[0].repeat(len(x) // len(memo[0]), 1, 1, 1)
+    conv.forward = once
+    try: yield
+    finally:
+        if had: conv.forward = forward
+        else: del conv.forward
+
 # %% ../../nbs/20_model.dropout.ipynb #e5b56fdd
 @contextmanager
 def stochastic(
@@ -69,20 +98,35 @@ def stochastic(
 ):
     "Within the block the model is in eval mode and only its dropout site is random; the first convolution is computed once"
     conv, site = first_conv(model), dropout_site(model)
-    modes = [(m, m.training) for m in model.modules()]
-    was, forward, memo = (site.p, site.active, site.generator), conv.forward, []
-    def once(x):
-        if not memo: memo.append(forward(x[:batch] if batch else x))
-        return memo[0] if len(x) == len(memo[0]) else memo[0].repeat(len(x) // len(memo[0]), 1, 1, 1)
-    had = 'forward' in vars(conv)
-    model.eval()
-    site.p, site.active, site.generator, conv.forward = p, True, generator, once
-    try: yield model
-    finally:
-        site.p, site.active, site.generator = was
-        if had: conv.forward = forward
-        else: del conv.forward
-        for m, o in modes: m.training = o
+    was = site.p, site.active, site.generator
+    with evaluating(model), computed_once(conv, batch):
+        site.p, site.active, site.generator = p, True, generator
+        try: yield model
+        finally: site.p, site.active, site.generator = was
+
+# %% ../../nbs/20_model.dropout.ipynb #7233263e
+def passes(
+    model: nn.Module,# gives logits
+    x: torch.Tensor, # `(B, 14, H, W)`
+    n: int,          # how many
+    together: int    # of them in one forward
+): # yields logits `(B, C, H, W)` float32, `n` times
+    "The logits of one pass after another"
+    for i in range(0, n, together):
+        k = min(together, n - i)
+        yield from model(x.repeat(k, 1, 1, 1)).float().unflatten(0, (k, len(x)))
+
+# %% ../../nbs/20_model.dropout.ipynb #a5356433
+def mean_and_variance(
+    values # iterable of tensors of one shape, at least one
+) -> tuple: # mean and population variance, of that shape
+    "Gathered value by value (Welford 1962)"
+    mean, m2 = 0., 0.
+    for n, v in enumerate(values, 1):
+        delta = v - mean
+        mean = mean + delta / n
+        m2 = m2 + delta * (v - mean)
+    return mean, m2 / n
 
 # %% ../../nbs/20_model.dropout.ipynb #60b40ae6
 @torch.no_grad()
@@ -94,22 +138,13 @@ def mc_dropout(
     seed: int = None,# makes the passes reproducible; torch's global generator by default
     together: int = None # passes in one forward; by default as many as fill 64 patches on a GPU, one on a CPU
 ) -> tuple: # mean logits and their variance over the passes, both `(B, C, H, W)` float32
-    "Monte-Carlo dropout after the first convolution: the mean and the (population) variance of the logits"
+    "Monte-Carlo dropout after the first convolution: mean and (population) variance of the logits; `ValueError` for no pass or a `p` outside [0, 1)"
     if n < 1: raise ValueError(f'n must be at least 1, not {n}')
     if not 0 <= p < 1: raise ValueError(f'p must be in [0, 1), not {p}')
     x = x.as_subclass(torch.Tensor)
     generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
     if together is None: together = max(1, 64 // len(x)) if x.device.type == 'cuda' else 1
-    mean, m2, done = 0., 0., 0
-    with stochastic(model, p, generator, len(x)), cast_once():
-        while done < n:
-            k = min(together, n - done)
-            for logits in model(x.repeat(k, 1, 1, 1)).float().unflatten(0, (k, len(x))):
-                done += 1
-                delta = logits - mean
-                mean = mean + delta / done
-                m2 = m2 + delta * (logits - mean)
-    return mean, m2 / n
+    with stochastic(model, p, generator, len(x)), cast_once(): return mean_and_variance(passes(model, x, n, together))
 
 # %% ../../nbs/20_model.dropout.ipynb #869afdaf
 def uncertainty_map(
@@ -117,7 +152,7 @@ def uncertainty_map(
     var: torch.Tensor, # variance of the logits `(B, C, H, W)`
     reduce: str = 'mean' # 'mean' over the classes, or the 'predicted' class's variance
 ) -> torch.Tensor: # `(B, H, W)` float32
-    "One uncertainty a pixel"
+    "One uncertainty a pixel; `ValueError` for another `reduce`"
     if reduce == 'mean': return var.mean(1)
     if reduce == 'predicted': return var.gather(1, mean.argmax(1, keepdim=True))[:, 0]
     raise ValueError(f"reduce must be 'mean' or 'predicted', not {reduce!r}")

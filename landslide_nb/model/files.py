@@ -18,9 +18,6 @@ from ..core.files import atomic_path
 from ..data.bands import BANDS, Scaling
 from .segmenter import Segmenter, create_segmenter
 
-# %% ../../nbs/24_model.files.ipynb #dbb78791
-FORMAT = 1
-
 # %% ../../nbs/24_model.files.ipynb #c485c141
 class ModelError(InputError):
     "A saved model that cannot be used"
@@ -33,6 +30,9 @@ class ModelInfo:
     scaling: Scaling|None # the training split's constants
     recipe: dict|None     # the stage that trained it
     version: str          # of the library that wrote it
+
+# %% ../../nbs/24_model.files.ipynb #dbb78791
+FORMAT = 1
 
 # %% ../../nbs/24_model.files.ipynb #2902bc58
 def save_model(
@@ -49,50 +49,116 @@ def save_model(
     with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
     return path
 
-# %% ../../nbs/24_model.files.ipynb #0c4bf59d
-def read_model_json(
-    path # the file
-) -> ModelInfo:
-    "What stands beside the weights, checked; `ModelError` for anything that does not fit"
+# %% ../../nbs/24_model.files.ipynb #a8cd34ba
+def read_meta(
+    path # `model.json`
+) -> dict:
+    "What the file holds; `ModelError` where that is no JSON, of another format, or for other bands"
     if (fault := file_fault(path)): raise ModelError(path, fault)
     if Path(path).stat().st_size > 2**24: raise ModelError(path, 'too large for a model description')
     try: meta = json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError): raise ModelError(path, 'not JSON') from None
     if not isinstance(meta, dict) or meta.get('format') != FORMAT: raise ModelError(path, f'not a model description of format {FORMAT}')
     if meta.get('bands') != [b.name for b in BANDS]: raise ModelError(path, 'made for other bands than this library knows')
-    config, kinds, most = meta.get('config'), dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float)), dict(zoom=16)
-    if not isinstance(config, dict) or config.keys() != kinds.keys(): raise ModelError(path, f'config must hold just {" ".join(kinds)}')
-    for k, t in kinds.items():
-        if not isinstance(config[k], t) or isinstance(config[k], bool) or (t is not str and not 0 < config[k] <= most.get(k, 10_000)):
-            raise ModelError(path, f'config has {k} {repr(config[k])[:99]}')
-    try: scaling = Scaling.from_dict(meta['scaling']) if meta.get('scaling') else None
+    return meta
+
+# %% ../../nbs/24_model.files.ipynb #63ae88f2
+KINDS = dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float))
+MOST  = dict(in_channels=10_000, classes=10_000, zoom=16)
+
+# %% ../../nbs/24_model.files.ipynb #88b21e55
+def can_be(
+    key: str, # of `KINDS`
+    value     # whatever the file says
+) -> bool:
+    "Whether the value is of the key's kind and, if a number, positive and not beyond all reason"
+    if not isinstance(value, KINDS[key]) or isinstance(value, bool): return False
+    return isinstance(value, str) or 0 < value <= MOST[key]
+
+# %% ../../nbs/24_model.files.ipynb #b22c62b5
+def checked_config(
+    path,  # `model.json`, for the message
+    config # whatever stands there as the config
+) -> dict: # arguments of `create_segmenter`
+    "The config, if it holds just what it must; `ModelError` if not"
+    if not isinstance(config, dict) or config.keys() != KINDS.keys(): raise ModelError(path, f'config must hold just {" ".join(KINDS)}')
+    for k in KINDS:
+        if not can_be(k, config[k]): raise ModelError(path, f'config has {k} {repr(config[k])[:99]}')
+    return config
+
+# %% ../../nbs/24_model.files.ipynb #23b4f69f
+def checked_scaling(
+    path, # `model.json`, for the message
+    d     # whatever stands there as the scaling
+) -> Scaling|None: # None where there is none
+    "The scaling; `ModelError` where it is none that can be used"
+    try: return Scaling.from_dict(d) if d else None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e: raise ModelError(path, f'scaling: {e}') from None
+
+# %% ../../nbs/24_model.files.ipynb #0c4bf59d
+def read_model_json(
+    path # the file
+) -> ModelInfo:
+    "What stands beside the weights, checked; `ModelError` for anything that does not fit"
+    meta = read_meta(path)
+    config, scaling = checked_config(path, meta.get('config')), checked_scaling(path, meta.get('scaling'))
     return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')))
+
+# %% ../../nbs/24_model.files.ipynb #9309a30b
+def weight_shapes(
+    path # `model.safetensors`
+) -> dict: # name -> shape
+    "The shapes of the weights, from the file's header alone; `ModelError` where it is no safetensors file"
+    if (fault := file_fault(path)): raise ModelError(path, fault)
+    try:
+        with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    except (SafetensorError, OSError, ValueError) as e: raise ModelError(path, f'not a safetensors file ({e})') from None
+
+# %% ../../nbs/24_model.files.ipynb #0a48a7d6
+def planned_shapes(
+    config: dict # arguments of `create_segmenter`
+) -> dict: # name -> shape
+    "The shapes that a model has; `ValueError` where it cannot be made"
+    with torch.device('meta'): plan = create_segmenter(**config) # takes no memory, whatever the file asks for
+    return {k: tuple(v.shape) for k, v in plan.state_dict().items()}
+
+# %% ../../nbs/24_model.files.ipynb #fbe08229
+def check_shapes(
+    path,       # `model.safetensors`, for the message
+    have: dict, # name -> shape in the file
+    want: dict  # name -> shape in the model
+):
+    "`ModelError` for the first weight that is missing, too much, or of another shape"
+    for k in sorted(want.keys() | have.keys()):
+        if k not in have: raise ModelError(path, f'lacks {k}')
+        if k not in want: raise ModelError(path, f'has {k[:99]!r}, which the model has not')
+        if have[k] != want[k]: raise ModelError(path, f'{k} is {have[k]}, expected {want[k]}')
+
+# %% ../../nbs/24_model.files.ipynb #45f8d346
+def check_values(
+    path,       # `model.safetensors`, for the message
+    have: dict, # name -> tensor in the file
+    want: dict  # name -> tensor in the model
+):
+    "`ModelError` for the first weight that is of another type, or not finite"
+    for k, v in want.items():
+        if have[k].dtype != v.dtype: raise ModelError(path, f'{k} is {have[k].dtype}, expected {v.dtype}')
+        if not have[k].isfinite().all(): raise ModelError(path, f'{k} has values that are not finite')
 
 # %% ../../nbs/24_model.files.ipynb #58e000dd
 def load_model(
     path,         # folder that `save_model` wrote
     device = 'cpu'# where to put it
-) -> tuple: # the model in eval mode and its `ModelInfo`
+) -> tuple: # the model in eval mode and its `ModelInfo`: config, scaling, recipe, version
     "A saved model; `ModelError` names the file and the fault; nothing is fetched and nothing is unpickled"
     path = Path(path)
     if not path.is_dir(): raise ModelError(path, 'not a folder' if path.exists() else 'no such folder')
     info, weights = read_model_json(path/'model.json'), path/'model.safetensors'
-    if (fault := file_fault(weights)): raise ModelError(weights, fault)
-    try:
-        with safe_open(weights, 'pt') as f: have = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
-    except (SafetensorError, OSError, ValueError) as e: raise ModelError(weights, f'not a safetensors file ({e})') from None
-    try:
-        with torch.device('meta'): plan = create_segmenter(**info.config) # takes no memory, whatever the file asks for
+    have = weight_shapes(weights)
+    try: want = planned_shapes(info.config)
     except ValueError as e: raise ModelError(path/'model.json', str(e)) from None
-    want = {k: tuple(v.shape) for k, v in plan.state_dict().items()}
-    for k in sorted(want.keys() | have.keys()):
-        if k not in have: raise ModelError(weights, f'lacks {k}')
-        if k not in want: raise ModelError(weights, f'has {k[:99]!r}, which the model has not')
-        if have[k] != want[k]: raise ModelError(weights, f'{k} is {have[k]}, expected {want[k]}')
+    check_shapes(weights, have, want)
     model, state = create_segmenter(**info.config), load_file(weights)
-    for k, v in model.state_dict().items():
-        if state[k].dtype != v.dtype: raise ModelError(weights, f'{k} is {state[k].dtype}, expected {v.dtype}')
-        if not state[k].isfinite().all(): raise ModelError(weights, f'{k} has values that are not finite')
+    check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
     return model.to(device).eval(), info

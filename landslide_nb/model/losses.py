@@ -8,6 +8,7 @@ __all__ = ['cross_entropy', 'jaccard_loss', 'JaccardCE']
 # %% ../../nbs/21_model.losses.ipynb #d76f2dc5
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from ..data.bands import IGNORE
 
@@ -30,7 +31,7 @@ def cross_entropy(
     ignore_index: int = IGNORE, # class of the pixels that do not count
     weight: torch.Tensor = None # `(C,)` class weights; the mean is then a weighted one, as in PyTorch
 ) -> torch.Tensor: # scalar
-    "Mean cross entropy over the counted pixels, 0 where there are none"
+    "Mean cross entropy over the counted pixels, 0 where there are none; shapes that do not fit raise `ValueError`"
     logits, y = plain(logits, y)
     if weight is not None: weight = weight.to(logits)
     total = F.cross_entropy(logits, y, weight=weight, ignore_index=ignore_index, reduction='sum')
@@ -46,7 +47,7 @@ def jaccard_loss(
     classes: list = None,       # classes to average over, all by default
     eps: float = 1.             # smoothing in pixels, positive
 ) -> torch.Tensor: # scalar in [0, 1)
-    "Soft Jaccard loss: per class over all counted pixels of the batch, then the mean over classes; 0 where no pixel counts"
+    "Soft Jaccard loss: per class over all counted pixels of the batch, then the mean over classes; 0 where no pixel counts, `ValueError` where `eps` is not positive"
     if eps <= 0: raise ValueError(f'eps must be positive, not {eps}')
     logits, y = plain(logits, y)
     keep = (y != ignore_index)[:, None]
@@ -73,31 +74,42 @@ class JaccardCE(nn.Module):
         self.classes, self.eps, self.reduction = classes, eps, reduction
         self.register_buffer('weight', None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
 
-    def forward(self,
-        logits: torch.Tensor, # `(B, C, H, W)`
-        y: torch.Tensor       # `(B, H, W)` classes
-    ) -> torch.Tensor: # scalar, or `(B,)` where `reduction` is 'none'
-        "The weighted sum of the two losses"
-        logits, y = plain(logits, y)
-        if self.reduction == 'none': return torch.stack([self.loss(l[None], t[None]) for l, t in zip(logits, y)])
-        return self.loss(logits, y)
-
-    def loss(self, logits, y):
-        "The loss of a batch as a whole"
-        res = self.ce * cross_entropy(logits, y, self.ignore_index, self.weight)
-        return res + self.jaccard * jaccard_loss(logits, y, self.ignore_index, self.classes, self.eps)
-
-    def activation(self,
-        logits: torch.Tensor # `(B, C, H, W)`
-    ): # probabilities, same shape
-        "Softmax over the classes"
-        return logits.softmax(1)
-
-    def decodes(self,
-        o: torch.Tensor # logits or probabilities `(B, C, H, W)`
-    ): # `(B, H, W)` int64
-        "The likeliest class"
-        return o.argmax(1)
-
     def __repr__(self):
         return f'JaccardCE(ce={self.ce}, jaccard={self.jaccard}, ignore_index={self.ignore_index}, classes={self.classes}, eps={self.eps})'
+
+# %% ../../nbs/21_model.losses.ipynb #4f96d301
+@patch
+def loss(self:JaccardCE,
+    logits: torch.Tensor, # `(B, C, H, W)`, plain
+    y: torch.Tensor       # `(B, H, W)` classes, plain
+) -> torch.Tensor: # scalar
+    "The loss of a batch as a whole"
+    res = self.ce * cross_entropy(logits, y, self.ignore_index, self.weight)
+    return res + self.jaccard * jaccard_loss(logits, y, self.ignore_index, self.classes, self.eps)
+
+# %% ../../nbs/21_model.losses.ipynb #9cf90939
+@patch
+def forward(self:JaccardCE,
+    logits: torch.Tensor, # `(B, C, H, W)`
+    y: torch.Tensor       # `(B, H, W)` classes
+) -> torch.Tensor: # scalar, or `(B,)` where `reduction` is 'none'
+    "The weighted sum of the two losses"
+    logits, y = plain(logits, y)
+    if self.reduction == 'none': return torch.stack([self.loss(l[None], t[None]) for l, t in zip(logits, y)])
+    return self.loss(logits, y)
+
+# %% ../../nbs/21_model.losses.ipynb #2150fa6d
+@patch
+def activation(self:JaccardCE,
+    logits: torch.Tensor # `(B, C, H, W)`
+) -> torch.Tensor: # probabilities, same shape
+    "Softmax over the classes"
+    return logits.softmax(1)
+
+# %% ../../nbs/21_model.losses.ipynb #af7402c3
+@patch
+def decodes(self:JaccardCE,
+    o: torch.Tensor # logits or probabilities `(B, C, H, W)`
+) -> torch.Tensor: # `(B, H, W)` int64
+    "The likeliest class"
+    return o.argmax(1)

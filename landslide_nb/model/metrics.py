@@ -34,7 +34,7 @@ def confusion(
     truth, # true classes, same shape
     ignore_index: int = IGNORE # true class of the pixels that do not count
 ) -> tuple: # `(tp, fp, fn, tn)` integers
-    "True positives, false positives, false negatives and true negatives of the landslide class"
+    "True positives, false positives, false negatives and true negatives of the landslide class; other shapes and floating predictions raise `ValueError`"
     return tuple(count_pixels(pred, truth, ignore_index).tolist())
 
 # %% ../../nbs/22_model.metrics.ipynb #be2ef6cf
@@ -65,17 +65,14 @@ class LandslidePrecision(PooledMetric):
     "Share of the predicted landslide that is one, pooled over the epoch"
     name = 'precision'
 
-# %% ../../nbs/22_model.metrics.ipynb #3640ada6
 class LandslideRecall(PooledMetric):
     "Share of the true landslide that was found, pooled over the epoch"
     name = 'recall'
 
-# %% ../../nbs/22_model.metrics.ipynb #9456fb3e
 class LandslideF1(PooledMetric):
     "Harmonic mean of precision and recall, pooled over the epoch: the benchmark's score"
     name = 'f1'
 
-# %% ../../nbs/22_model.metrics.ipynb #39b1ecd7
 class LandslideIoU(PooledMetric):
     "Overlap over union of predicted and true landslide, pooled over the epoch"
     name = 'iou'
@@ -90,6 +87,27 @@ def as_flat(o): # tensor on any device, or array
     "A flat NumPy array of the values"
     return (o.detach().as_subclass(torch.Tensor).cpu().numpy() if isinstance(o, torch.Tensor) else np.asarray(o)).reshape(-1)
 
+# %% ../../nbs/22_model.metrics.ipynb #c0345b82
+def flat_pair(
+    a,          # tensor or array
+    b,          # as many values
+    what: tuple # what the values of each are called
+) -> tuple: # two flat NumPy arrays
+    "Both flat; `ValueError` where their sizes differ"
+    a, b = as_flat(a), as_flat(b)
+    if a.shape != b.shape: raise ValueError(f'{a.size} {what[0]} for {b.size} {what[1]}')
+    return a, b
+
+# %% ../../nbs/22_model.metrics.ipynb #273b2a14
+def bin_sums(
+    prob: np.ndarray, # `(N,)` probabilities in [0, 1]
+    truth: np.ndarray,# `(N,)` true where there is a landslide
+    bins: int         # of equal width over [0, 1]
+) -> tuple: # pixels, sum of probabilities, landslides: `(bins,)` each
+    "What lies in each bin; a probability of 1 belongs to the last"
+    i = np.minimum((prob * bins).astype(np.int64), bins - 1)
+    return tuple(np.bincount(i, w, minlength=bins) for w in (None, prob, truth))
+
 # %% ../../nbs/22_model.metrics.ipynb #d12fd48a
 def calibration(
     prob,  # landslide probabilities in [0, 1], any shape: tensor or array
@@ -98,19 +116,26 @@ def calibration(
     ignore_index: int = IGNORE # true class of the pixels that do not count
 ) -> tuple: # table of the bins that hold pixels (from, to, pixels, prob, share), and the expected calibration error
     "Reliability table and expected calibration error; probabilities outside [0, 1], other sizes or no counted pixel raise `ValueError`"
-    prob, truth = as_flat(prob), as_flat(truth)
-    if prob.shape != truth.shape: raise ValueError(f'{prob.size} probabilities for {truth.size} true pixels')
+    prob, truth = flat_pair(prob, truth, ('probabilities', 'true pixels'))
     keep = truth != ignore_index
     prob, truth = prob[keep].astype(np.float64), truth[keep] == 1
     if not prob.size: raise ValueError('no pixel counts')
     if not (prob.min() >= 0 and prob.max() <= 1): raise ValueError('probabilities must lie in [0, 1]')
-    i = np.minimum((prob * bins).astype(np.int64), bins - 1)
-    n, p, t = (np.bincount(i, w, minlength=bins) for w in (None, prob, truth))
-    has = n > 0
-    edges = np.arange(bins + 1) / bins
+    n, p, t = bin_sums(prob, truth, bins)
+    has, edges = n > 0, np.arange(bins + 1) / bins
     table = pd.DataFrame({'from': edges[:-1], 'to': edges[1:], 'pixels': n})[has].reset_index(drop=True)
     table['prob'], table['share'] = p[has] / n[has], t[has] / n[has]
     return table, float(np.abs(p - t).sum() / n.sum())
+
+# %% ../../nbs/22_model.metrics.ipynb #5e33c12b
+def errors_by_rank(
+    unc: np.ndarray,  # `(N,)`, larger is less sure
+    error: np.ndarray # `(N,)`, not 0 where the prediction is wrong
+) -> tuple: # pixels and errors among them, one pair a distinct uncertainty, ascending
+    "How many pixels are at least so sure, and how many of them are wrong"
+    order = np.argsort(unc)
+    last = np.flatnonzero(np.r_[np.diff(unc[order]) > 0, True])
+    return last + 1, np.cumsum(error[order] != 0)[last]
 
 # %% ../../nbs/22_model.metrics.ipynb #6c5664ef
 def risk_coverage(
@@ -119,13 +144,10 @@ def risk_coverage(
     points: int = 100 # points of the curve
 ) -> tuple: # coverage `(points,)`, ending at 1, and risk `(points,)`
     "Error rate among the most certain pixels against their share; other sizes, no pixel or NaN raise `ValueError`"
-    unc, error = as_flat(uncertainty), as_flat(error)
-    if unc.shape != error.shape: raise ValueError(f'{unc.size} uncertainties for {error.size} errors')
+    unc, error = flat_pair(uncertainty, error, ('uncertainties', 'errors'))
     if not unc.size: raise ValueError('no pixel counts')
     if np.isnan(unc).any(): raise ValueError('uncertainty holds NaN')
-    order = np.argsort(unc)
-    last = np.flatnonzero(np.r_[np.diff(unc[order]) > 0, True])
-    wrong = np.cumsum(error[order] != 0)[last]
+    pixels, wrong = errors_by_rank(unc, error)
     coverage = np.arange(1, points + 1) / points
     kept = coverage * unc.size
-    return coverage, np.interp(kept, np.r_[0, last + 1], np.r_[0, wrong]) / kept
+    return coverage, np.interp(kept, np.r_[0, pixels], np.r_[0, wrong]) / kept

@@ -7,7 +7,7 @@ __all__ = ['write_predictions', 'predict_folder', 'submission_zip', 'score_folde
 
 # %% ../../nbs/33_predict.masks.ipynb #e5a37c03
 import zipfile
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 import numpy as np
 from torch import nn
@@ -26,16 +26,41 @@ from .crf import crf_pool, crf_split
 def write_predictions(
     out,               # folder
     ns: list,          # the patches' numbers
-    prob: np.ndarray,  # `(N, H, W)` landslide probability
+    prob: np.ndarray,  # `(N, H, W)` the network's landslide probability
     unc: np.ndarray = None, # `(N, H, W)` uncertainty, written where given
-    save_prob: bool = False,# also write the probability
-    threshold: float = .5   # of the probability
+    save_prob: bool = False,# also write the network's probability
+    threshold: float = .5,  # landslide above this probability
+    crf: np.ndarray = None, # `(N, H, W)` probability after the CRF; where given, the masks are made from it
+    save_crf: bool = False  # also write that, where given
 ):
-    "One `mask_N.h5` a patch (key `mask`, uint8), on request `prob_N.h5` (key `prob`) and `uncertainty_N.h5` (key `uncertainty`), float32"
+    "One `mask_N.h5` a patch (key `mask`, uint8), and `prob_N.h5`, `crf_N.h5`, `uncertainty_N.h5` (keys `prob`, `crf`, `uncertainty`, float32)"
+    maps = dict(prob=prob if save_prob else None, crf=crf if save_crf else None, uncertainty=unc)
     for i, n in enumerate(ns):
-        write_mask(Path(out)/f'mask_{n}.h5', prob[i] > threshold)
-        if save_prob: write_h5(Path(out)/f'prob_{n}.h5', prob=prob[i].astype(np.float32))
-        if unc is not None: write_h5(Path(out)/f'uncertainty_{n}.h5', uncertainty=unc[i].astype(np.float32))
+        write_mask(Path(out)/f'mask_{n}.h5', (prob if crf is None else crf)[i] > threshold)
+        for key, o in maps.items():
+            if o is not None: write_h5(Path(out)/f'{key}_{n}.h5', **{key: o[i].astype(np.float32)})
+
+# %% ../../nbs/33_predict.masks.ipynb #f4bdf443
+def maps_of(
+    model: nn.Module,  # in eval mode; gives logits
+    split: Split,      # patches, in memory or on disk
+    scaling: Scaling,  # the model's
+    params,            # `CRFParams`, None for no CRF
+    uncertainty: bool, # Monte-Carlo dropout, else no uncertainty
+    n: int,            # stochastic passes
+    p: float,          # dropout probability of the passes
+    bs: int,           # patches a batch
+    seed: int,         # of the passes
+    progress: bool     # show a bar
+): # yields the patches' numbers, probability, uncertainty or None, and probability after the CRF or None
+    "All maps of a split, batch by batch"
+    dl, at = unlabelled_dl(split, scaling, bs, next(model.parameters()).device), 0
+    with crf_pool() if params else nullcontext() as pool:
+        for i, (x, _) in enumerate(with_bar(dl, progress, 'predicting')):
+            prob, unc = query_batch(model, x, n, p, seed + i) if uncertainty else (predict_batch(model, x), None)
+            part, at = slice(at, at + len(x)), at + len(x)
+            crf = crf_split(prob, split.x[part], params, progress=False, pool=pool) if params else None
+            yield split.ns[part], prob, unc, crf
 
 # %% ../../nbs/33_predict.masks.ipynb #4e7b66bf
 def predict_folder(
@@ -43,27 +68,24 @@ def predict_folder(
     split: Split,      # patches, in memory or on disk
     scaling: Scaling,  # the model's
     out,               # folder
-    params = None,     # `CRFParams` to sharpen the contours, None for no CRF
+    params = None,     # `CRFParams` to sharpen the contours of the masks, None for no CRF
     uncertainty: bool = False, # Monte-Carlo dropout: also write the uncertainty
-    save_prob: bool = False,   # also write the probability
-    threshold: float = .5,     # of the probability
+    save_prob: bool = False,   # also write the network's probability
+    threshold: float = .5,     # landslide above this probability
     n: int = 10,       # stochastic passes
     p: float = .3,     # dropout probability of the passes
     bs: int = 16,      # patches a batch
     seed: int = 0,     # of the passes
-    progress: bool = True # show a bar
+    progress: bool = True, # show a bar
+    save_crf: bool = False # also write the probability after the CRF, where there is one
 ) -> float: # share of landslide pixels
     "Predict a split and write the maps as they come, batch by batch; the model is left in eval mode"
     model.eval()
-    dl, at, found = unlabelled_dl(split, scaling, bs, next(model.parameters()).device), 0, 0
-    with crf_pool() if params else nullcontext() as pool:
-        for i, (x, _) in enumerate(with_bar(dl, progress, 'predicting')):
-            prob, unc = query_batch(model, x, n, p, seed + i) if uncertainty else (predict_batch(model, x), None)
-            part = slice(at, at + len(x))
-            at = part.stop
-            if params: prob = crf_split(prob, split.x[part], params, progress=False, pool=pool)
-            write_predictions(out, split.ns[part], prob, unc, save_prob, threshold)
-            found += int((prob > threshold).sum())
+    found = 0
+    with closing(maps_of(model, split, scaling, params, uncertainty, n, p, bs, seed, progress)) as batches:
+        for ns, prob, unc, crf in batches:
+            write_predictions(out, ns, prob, unc, save_prob, threshold, crf, save_crf)
+            found += int(((prob if crf is None else crf) > threshold).sum())
     return found / np.prod([len(split), *split.x.shape[2:]])
 
 # %% ../../nbs/33_predict.masks.ipynb #50177a72
@@ -71,7 +93,7 @@ def submission_zip(
     out,       # folder with `mask_N.h5`
     path = None# the zip, `submission.zip` in the same folder by default
 ) -> Path:
-    "The contest's submission: a zip of the masks under their plain names"
+    "The contest's submission: a zip of the masks under their plain names; `PatchError` where there are none"
     out = Path(out)
     files = numbered(out, 'mask')
     if not files: raise PatchError(out, 'holds no mask_N.h5')
@@ -80,13 +102,13 @@ def submission_zip(
         for p in files.values(): z.write(p, p.name)
     return path
 
-# %% ../../nbs/33_predict.masks.ipynb #4994dd6a
-def score_folders(
-    pred, # folder of `mask_N.h5`
-    truth,# folder of `mask_N.h5`, or a data folder's mask folder
-    bad: list = None # takes the faults of masks that are left out with their partners; without it the first is raised
-) -> dict: # precision, recall, f1, iou and the number of patches
-    "Pooled scores of one folder of masks against another; `PatchError` where they do not hold the same numbers"
+# %% ../../nbs/33_predict.masks.ipynb #74922127
+def paired_masks(
+    pred,      # folder of `mask_N.h5`
+    truth,     # folder of `mask_N.h5`
+    bad: list = None # takes the faults, and what has no partner is left out; without it the first fault is raised
+) -> tuple: # two dicts: number -> path
+    "The masks of both folders by number; `PatchError` where there are none or they do not hold the same numbers"
     for o in (pred, truth):
         if not Path(o).is_dir(): raise PatchError(o, 'not a folder' if Path(o).exists() else 'no such folder')
     p, t = unique(listed(pred, 'mask'), listed(truth, 'mask'), bad=bad)
@@ -94,13 +116,19 @@ def score_folders(
         if not ms: raise PatchError(o, 'holds no mask_N.h5')
     for ours, theirs, what, where in ((t, p, 'prediction', pred), (p, t, 'truth', truth)):
         for n in sorted(ours.keys() - theirs.keys()): note_fault(PatchError(ours.pop(n), f'has no {what} in {where}'), bad)
-    if bad is not None:
-        for n in list(t):
-            faults = mask_faults(p[n], None) + mask_faults(t[n], None)
-            bad.extend(faults)
-            if faults: del p[n], t[n]
-        if not t: raise PatchError(truth, 'no mask can be scored')
-    return {**score_masks((same_shape(p[n], t[n]) for n in t), (read_mask(o, None) for o in t.values())), 'patches': len(t)}
+    return p, t
+
+# %% ../../nbs/33_predict.masks.ipynb #9c9cd792
+def drop_faulty(
+    p: dict,  # number -> path of the prediction
+    t: dict,  # number -> path of the truth
+    bad: list # takes the faults
+):
+    "Take the pairs out of which either cannot be read"
+    for n in list(t):
+        faults = mask_faults(p[n], None) + mask_faults(t[n], None)
+        bad.extend(faults)
+        if faults: del p[n], t[n]
 
 # %% ../../nbs/33_predict.masks.ipynb #412afab2
 def same_shape(
@@ -111,3 +139,16 @@ def same_shape(
     p, t = read_mask(pred, None), read_mask(truth, None)
     if p.shape != t.shape: raise PatchError(pred, f'is {shape_text(p.shape)}, its truth {truth} {shape_text(t.shape)}')
     return p
+
+# %% ../../nbs/33_predict.masks.ipynb #4994dd6a
+def score_folders(
+    pred, # folder of `mask_N.h5`
+    truth,# folder of `mask_N.h5`, or a data folder's mask folder
+    bad: list = None # takes the faults of masks that are left out with their partners; without it the first is raised
+) -> dict: # precision, recall, f1, iou and the number of patches
+    "Pooled scores of one folder of masks against another; `PatchError` where they do not hold the same numbers"
+    p, t = paired_masks(pred, truth, bad)
+    if bad is not None:
+        drop_faulty(p, t, bad)
+        if not t: raise PatchError(truth, 'no mask can be scored')
+    return {**score_masks((same_shape(p[n], t[n]) for n in t), (read_mask(o, None) for o in t.values())), 'patches': len(t)}

@@ -89,6 +89,21 @@ def teacher_answers(
     for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
         yield query_batch(teacher, b[0] if isinstance(b, (tuple, list)) else b, seed=None if seed is None else seed + i, **kwargs)
 
+# %% ../../nbs/30_predict.probabilities.ipynb #129bdc6b
+def gather_maps(
+    answers, # yields tuples of maps, `(B, H, W)` float32 each, batch by batch
+    n: int   # patches in all
+) -> tuple: # of `(n, H, W)` float32 arrays
+    "The batches in one array a map, which lies in a temporary file where it is large"
+    at, out = 0, None
+    for i, res in enumerate(answers):
+        if out is None: out = [scratch((n, *o.shape[1:]), np.float32) for o in res]
+        for a, v in zip(out, res):
+            a[at:at + len(v)] = v
+            if i % 16 == 0: release(a)
+        at += len(res[0])
+    return tuple(out)
+
 # %% ../../nbs/30_predict.probabilities.ipynb #2fe662b9
 def query_teacher(
     teacher: nn.Module,  # frozen; gives logits
@@ -104,24 +119,16 @@ def query_teacher(
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
     "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch; an unknown `answer` raises `ValueError`"
     if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
-    was, at, out = teacher.training, 0, None
-    teacher.eval()
-    try:
-        for i, res in enumerate(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer)):
-            if out is None: out = [scratch((len(dl.dataset), *res[0].shape[1:]), np.float32) for _ in res]
-            for a, v in zip(out, res):
-                a[at:at + len(v)] = v
-                if i % 16 == 0: release(a)
-            at += len(res[0])
+    was, _ = teacher.training, teacher.eval()
+    try: return gather_maps(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer), len(dl.dataset))
     finally: teacher.train(was)
-    return tuple(out)
 
 # %% ../../nbs/30_predict.probabilities.ipynb #93070712
 def score_masks(
     preds, # iterable of `(H, W)` masks
     truths # iterable of `(H, W)` masks, in the same order
 ) -> dict: # precision, recall, f1, iou
-    "The contest's score: the landslide class over all pixels of all patches pooled"
+    "The contest's score: the landslide class over all pixels of all patches pooled; more of the one than of the other raise `ValueError`"
     counts = np.zeros(4, dtype=np.int64)
     for p, t in zip(preds, truths, strict=True): counts += [int(o) for o in confusion(p, t)]
     return scores(*counts.tolist())
