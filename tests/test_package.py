@@ -15,6 +15,7 @@ import pytest
 from fastcore.nbio import mk_cell, new_nb, read_nb, write_nb
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import landslide_nb
 
@@ -131,6 +132,13 @@ def test_constraints_pin_a_release_of_every_requirement_that_satisfies_it():
     for req in map(Requirement, ' '.join([CFG['requirements'], *(CFG[f'{k}_requirements'] for k in EXTRAS)]).split()):
         if req.marker and not req.marker.evaluate(): continue
         assert req.specifier.contains(pinned[canonicalize_name(req.name)][2:]), req
+
+
+def test_floors_are_what_is_declared():
+    lines = [Requirement(o) for o in (ROOT/'floors.txt').read_text().splitlines() if o and not o.startswith('#')]
+    floors = {canonicalize_name(o.name): Version(str(o.specifier).removeprefix('==')) for o in lines}
+    declared = map(Requirement, ' '.join([CFG['requirements'], *(CFG[f'{k}_requirements'] for k in EXTRAS)]).split())
+    assert floors == {canonicalize_name(o.name): Version(str(o.specifier).removeprefix('>=')) for o in declared}
 
 
 def test_every_third_party_import_is_a_declared_requirement():

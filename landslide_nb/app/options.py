@@ -130,11 +130,9 @@ def check_models(
     recipe # `Recipe`
 ):
     "Refuse with one line a model that cannot be made, before anything is read"
-    import torch
-    from landslide_nb.model.segmenter import create_segmenter
+    from landslide_nb.model.files import planned_shapes
     for o in {(s.arch, s.backbone): s for s in recipe.stages}.values():
-        try:
-            with torch.device('meta'): create_segmenter(o.arch, o.backbone)
+        try: planned_shapes(dict(arch=o.arch, backbone=o.backbone))
         except ValueError as e: raise InputError(f'recipe {recipe.name}, stage {o.name}', str(e)) from None
 
 # %% ../../nbs/82_app.options.ipynb #3159c0a7

@@ -119,7 +119,9 @@ def planned_shapes(
     config: dict # arguments of `create_segmenter`
 ) -> dict: # name -> shape
     "The shapes that a model has; `ValueError` where it cannot be made"
-    with torch.device('meta'): plan = create_segmenter(**config) # takes no memory, whatever the file asks for
+    try:
+        with torch.device('meta'): plan = create_segmenter(**config) # takes no memory, whatever the file asks for
+    except NotImplementedError: plan = create_segmenter(**config) # some networks compute as they are made, which older PyTorch cannot do there
     return {k: tuple(v.shape) for k, v in plan.state_dict().items()}
 
 # %% ../../nbs/24_model.files.ipynb #fbe08229
