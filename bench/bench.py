@@ -27,9 +27,10 @@ from fastai.learner import Learner
 
 from landslide_nb.core.precision import amp_dtype, autocast
 from landslide_nb.data.folders import patch_files
-from landslide_nb.data.synth import LABELLED, synth_patch, write_world
+from landslide_nb.data.landscape import LABELLED
+from landslide_nb.data.synth import synth_patch, write_world
 from landslide_nb.data.store import Split, SplitDL, read_split, split_dls
-from landslide_nb.data.augment import BatchAugment
+from landslide_nb.data.block import BatchAugment
 from landslide_nb.data.pack import pack_data
 from landslide_nb.model.dropout import mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE

@@ -13,10 +13,10 @@ from .data.hdf5 import *
 from .data.folders import *
 from .data.arrays import *
 from .data.check import *
+from .data.landscape import *
 from .data.synth import *
 from .data.block import *
 from .data.store import *
-from .data.augment import *
 from .data.pack import *
 from .model.dropout import *
 from .model.losses import *

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from landslide_nb.data.synth import write_world
 from landslide_nb.data.store import read_split, split_dls
-from landslide_nb.data.augment import BatchAugment
+from landslide_nb.data.block import BatchAugment
 from landslide_nb.model.dropout import dropout_site, mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import count_pixels

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 
 from landslide_nb.core.errors import PatchError
 from landslide_nb.data.synth import write_world
-from landslide_nb.data.block import landslide_dls
 from landslide_nb.data.store import read_split, split_dls
-from landslide_nb.data.augment import BatchAugment
+from landslide_nb.data.block import landslide_dls, BatchAugment
 from landslide_nb.data.pack import pack_data
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.segmenter import create_segmenter

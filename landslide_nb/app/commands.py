@@ -11,7 +11,7 @@ from json import dumps
 from typing import Annotated
 from fastcore.script import call_parse, store_true
 from ..core.errors import InputError
-from .options import check_models, check_needs, check_range, check_truth, load_for_patches, pick_device
+from .options import check_models, check_needs, check_range, check_truth, pick_device
 from .options import how_to_go_on, one_line_errors, skipping, warn_on_stderr
 
 # %% ../../nbs/83_app.commands.ipynb #2e078442
@@ -138,6 +138,7 @@ def predict(
     "Predict landslide masks for a split or a folder of patches. With --crf masks are made after the CRF; probabilities are the network's"
     with one_line_errors('landslide-predict'), skipping('landslide-predict', skip_bad) as bad:
         from landslide_nb.data.store import read_split
+        from landslide_nb.model.files import load_for_patches
         from landslide_nb.predict.crf import CRFParams
         from landslide_nb.predict.masks import predict_folder, submission_zip
         if split not in ('train', 'valid', 'test'): raise InputError('--split', f'{split!r} is not one of train, valid, test')

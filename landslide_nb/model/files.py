@@ -15,7 +15,7 @@ import torch
 from .. import __version__
 from ..core.errors import InputError, file_fault
 from ..core.files import atomic_path
-from ..data.bands import BANDS, Scaling
+from ..data.bands import BANDS, N_BANDS, Scaling
 from .segmenter import Segmenter, create_segmenter
 
 # %% ../../nbs/24_model.files.ipynb #c485c141
@@ -164,3 +164,15 @@ def load_model(
     check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
     return model.to(device).eval(), info
+
+# %% ../../nbs/24_model.files.ipynb #f80e4629
+def load_for_patches(
+    path,         # folder of a trained stage
+    device = 'cpu'# where to put it
+) -> tuple: # the model in eval mode and its `ModelInfo`
+    "`load_model` for use on patches; `ModelError` where the model does not know its scaling, or takes other bands or gives other classes"
+    net, info = load_model(path, device)
+    if info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
+    if (kind := (info.config['in_channels'], info.config['classes'])) != (N_BANDS, 2):
+        raise ModelError(path, 'the model takes {} bands and gives {} classes, expected 14 and 2'.format(*kind))
+    return net, info

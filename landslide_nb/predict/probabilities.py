@@ -16,7 +16,7 @@ from ..data.bands import Scaling
 from ..data.arrays import release, scratch
 from ..data.block import ScaleBands
 from ..data.store import Split, SplitDL
-from ..model.dropout import mc_dropout, uncertainty_map
+from ..model.dropout import evaluating, mc_dropout, uncertainty_map
 from ..model.metrics import confusion, scores
 
 # %% ../../nbs/30_predict.probabilities.ipynb #cde9f078
@@ -51,11 +51,8 @@ def predict_split(
 ) -> np.ndarray: # `(N, H, W)` float32 landslide probability
     "One forward a patch; for the mean of stochastic passes and their uncertainty see `query_teacher`"
     device = device or next(model.parameters()).device
-    was, _ = model.training, model.eval()
-    try:
-        return np.concatenate([predict_batch(model, x, amp)
-                               for x, _ in with_bar(unlabelled_dl(split, scaling, bs, device), progress, 'predicting')])
-    finally: model.train(was)
+    dl = with_bar(unlabelled_dl(split, scaling, bs, device), progress, 'predicting')
+    with evaluating(model): return np.concatenate([predict_batch(model, x, amp) for x, _ in dl])
 
 # %% ../../nbs/30_predict.probabilities.ipynb #9f54b21f
 @torch.no_grad()
@@ -119,9 +116,8 @@ def query_teacher(
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
     "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch; an unknown `answer` raises `ValueError`"
     if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
-    was, _ = teacher.training, teacher.eval()
-    try: return gather_maps(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer), len(dl.dataset))
-    finally: teacher.train(was)
+    with evaluating(teacher):
+        return gather_maps(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer), len(dl.dataset))
 
 # %% ../../nbs/30_predict.probabilities.ipynb #93070712
 def score_masks(

@@ -16,7 +16,7 @@ from ..core.progress import with_bar
 from ..data.bands import PATCH
 from ..data.arrays import release, scratch
 from ..data.store import Split, read_split
-from ..model.files import ModelError, load_model
+from ..model.files import ModelError, load_for_patches
 from ..train.recipe import Stage
 from ..train.stage import train_stage
 from ..train.run import begin_run
@@ -53,10 +53,9 @@ def load_pair(
     teacher = None # folder of another model that makes the pseudo labels
 ) -> tuple: # models by name, 'student' and 'teacher'; what is known of the student's
     "The two models of an adaptation; `ModelError` where their scaling is not there or not the same"
-    student, info = load_model(model)
-    if info.scaling is None: raise ModelError(model, 'the model was saved without its scaling')
+    student, info = load_for_patches(model)
     if not teacher: return dict(student=student, teacher=student), info
-    other, about = load_model(teacher)
+    other, about = load_for_patches(teacher)
     if about.scaling != info.scaling: raise ModelError(teacher, f'was trained with other scaling constants than {model}')
     return dict(student=student, teacher=other), info
 

@@ -6,7 +6,7 @@
 __all__ = ['map_scene']
 
 # %% ../../nbs/76_scene.map.ipynb #cf93259a
-import json, os, platform, shutil, time
+import os, platform, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ import numpy as np
 from fastai.torch_core import default_device
 from .. import __version__
 from ..core.errors import InputError
-from ..core.files import atomic_path
+from ..core.files import write_json
 from ..data.bands import IGNORE, PATCH
 from ..predict.crf import CRFParams, crf_backend
 from .terrain import Grid, geo
@@ -148,7 +148,7 @@ def finish(
     info: dict  # for `map.json`
 ):
     "Write `map.json`, the last of the files, and clear up"
-    with atomic_path(out/'map.json') as tmp: tmp.write_text(json.dumps(info, indent=2) + '\n', encoding='utf-8')
+    write_json(out/'map.json', info)
     shutil.rmtree(work)
     for o in out.glob('.tmp-*'): o.unlink() # what a kill left
 

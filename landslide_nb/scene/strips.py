@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import InputError
-from ..core.files import atomic_path
+from ..core.files import atomic_path, write_json
 from ..core.progress import with_bar
 from ..predict.crf import CRFParams, banded_crfs, crf_pool, guide_bands
 from .sentinel import Scene
@@ -71,7 +71,7 @@ def begin(
             fault = f'holds an unfinished map of other settings ({" ".join(sorted(odd))}): finish it with those, or remove it'
             raise InputError(folder, fault)
         return
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(job, indent=2) + '\n', encoding='utf-8')
+    write_json(path, job)
 
 # %% ../../nbs/74_scene.strips.ipynb #63abcdb0
 def net_strips(

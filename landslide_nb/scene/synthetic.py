@@ -11,7 +11,8 @@ import numpy as np
 from ..core.errors import PatchError
 from ..core.files import atomic_path
 from ..data.bands import L4S_MEANS, OPTICAL
-from ..data.synth import PIXEL, UNSEEN, synth_patch
+from ..data.landscape import PIXEL, UNSEEN
+from ..data.synth import synth_patch
 from .terrain import geo
 
 # %% ../../nbs/71_scene.synthetic.ipynb #316fb30b

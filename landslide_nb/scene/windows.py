@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from ..core.errors import InputError
 from ..data.bands import PATCH
-from ..model.files import ModelError, load_model
+from ..model.files import ModelError, load_for_patches
 from ..predict.probabilities import predict_batch, query_batch
 from .sentinel import Scene
 
@@ -155,15 +155,14 @@ def fingerprint(
 
 # %% ../../nbs/73_scene.windows.ipynb #570e024d
 class Predictor:
-    "The windows of a scene through a model; `ModelError` where it is another model, or one without its scaling"
+    "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for patches"
     def __init__(self,
         job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, uncertainty, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
         self.job, self.scene, self.cut = job, scene or Scene(**job['scene']), Cut(**job['cut'])
-        self.model, info = load_model(job['model'], job['device'])
-        if info.scaling is None: raise ModelError(job['model'], 'the model was saved without its scaling')
+        self.model, info = load_for_patches(job['model'], job['device'])
         self.shift, self.scale = (np.array(o, np.float32)[:, None, None] for o in (info.scaling.shift, info.scaling.scale))
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + job['uncertainty'], 0.

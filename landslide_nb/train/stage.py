@@ -18,7 +18,7 @@ from ..core.files import atomic_path
 from ..core.precision import autocast, mixed_precision
 from ..data.bands import N_BANDS, Scaling
 from ..data.store import split_dls
-from ..data.augment import BatchAugment
+from ..data.block import BatchAugment
 from ..model.dropout import dropout_site
 from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
@@ -177,6 +177,7 @@ def train_stage(
             again.restore(learn, cbs)
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
-    if not rank_distrib(): save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows)
-    if not rank_distrib(): path.unlink(missing_ok=True)
+    if not rank_distrib():
+        save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows)
+        path.unlink(missing_ok=True)
     return model.eval()
