@@ -32,8 +32,10 @@ def test_two_processes_stay_in_step(tmp_path, arch, backbone, iters):
     run(*TWO, SCRIPT, tmp_path, arch, backbone, iters)
     a, b = (load_file(tmp_path/f'{i}.safetensors') for i in (0, 1))
     assert a.keys() == b.keys()
-    assert [k for k in a if k != 'loss' and not torch.equal(a[k], b[k])] == []
-    assert a['loss'] != b['loss'], 'both saw the same patches, augmented and mixed alike'
+    assert [k for k in a if k not in ('loss', 'patches') and not torch.equal(a[k], b[k])] == []
+    assert len(a['patches']) == iters
+    for batch in torch.cat([a['patches'], b['patches']], 1): assert len(set(batch.tolist())) == 8, 'a patch was drawn by both'
+    assert a['loss'] != b['loss'], 'both augmented, mixed and dropped alike'
     if iters < 60: return
     assert set(a['labels'].unique().tolist()) == {0, 1, 255}
     run(sys.executable, SCRIPT, tmp_path/'one', arch, backbone, iters)

@@ -97,17 +97,15 @@ def in_step(
     with learn.distrib_ctx(sync_bn=gpu, cpu=not gpu):
         learn.distributed_trainer._wrap_dl = lambda dl: dl
         yield learn
-    make_equal(learn.model)
+    plain_batch_norm(learn.model)
 
 # %% ../../nbs/63_train.processes.ipynb #fda0bec8
-def make_equal(
+def plain_batch_norm(
     model: nn.Module # trained
 ):
-    "Bring batch norms back to those of a single process, and what is counted rather than learned to that of the first process"
+    "Bring synchronised batch norms back to those of a single process, which work on any device"
     for m in model.modules():
         if isinstance(m, nn.SyncBatchNorm): m.__class__ = nn.BatchNorm2d
-    if dist.is_initialized():
-        for t in model.state_dict().values(): dist.broadcast(t, 0)
 
 # %% ../../nbs/63_train.processes.ipynb #b326a987
 def from_process(
