@@ -2,7 +2,8 @@
 
     fit_together.py FOLDER ARCH BACKBONE ITERATIONS
 
-Each process leaves the patches it drew, its weights, pseudo labels, loss and the score of the student on patches not seen before in FOLDER/RANK.safetensors."""
+Each process leaves the patches it drew, its weights, pseudo labels, loss, and the score of the student on patches not seen before,
+in FOLDER/RANK.safetensors."""
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,7 @@ for i, s in enumerate((first, second)):
     shown.update({f'{s.name}.{k}': v for k, v in models[s.name].state_dict().items()})
 bank = seen['bank']
 shown |= dict(patches=torch.tensor(seen['patches'][:iters]), labels=torch.from_numpy(np.asarray(bank.labels)),
-              thresholds=torch.tensor(bank.thresholds, dtype=torch.float64), loss=torch.tensor(seen['loss']), f1=torch.tensor(evaluate(models['second'], new, scaling, amp=False)['f1']))
+              thresholds=torch.tensor(bank.thresholds, dtype=torch.float64),
+              loss=torch.tensor(seen['loss']), f1=torch.tensor(evaluate(models['second'], new, scaling, amp=False)['f1']))
 save_file({k: v.contiguous() for k, v in shown.items()}, out/f'{rank_distrib()}.safetensors')
 leave_processes()
