@@ -29,9 +29,10 @@ from landslide_nb.core.precision import amp_dtype, autocast
 from landslide_nb.data.folders import patch_files
 from landslide_nb.data.landscape import LABELLED
 from landslide_nb.data.synth import synth_patch, write_world
-from landslide_nb.data.store import Split, SplitDL, read_split, split_dls
+from landslide_nb.data.store import Split, read_split
+from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment
-from landslide_nb.data.pack import pack_data
+from landslide_nb.data.store import pack_data
 from landslide_nb.model.dropout import mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import confusion, scores
@@ -129,7 +130,7 @@ class TrainOnly(Callback):
 def learner_steps(n, labelled, scaling, model, bank, bs=BS, amp=True, taught=True):
     "fastai's loop with the callback"
     aug = BatchAugment(128)
-    dls = split_dls(labelled, None, bs, n, scaling, aug, 0, 'cpu')
+    dls = landslide_dls(labelled, valid_pct=0, bs=bs, iters=n, scaling=scaling, batch_tfms=aug, shuffle_seed=0, device='cpu')
     cbs = [TrainOnly(), *([SelfTraining(bank, aug, seed=0)] if taught else [])]
     learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(), lr=.01, wd=5e-4, cbs=cbs)
     def steps():
@@ -329,7 +330,7 @@ def grow(kind, n, folder):
 # What landslide-pack does, in a process that imports no more than the command
 PACK = '''
 import sys, time
-from landslide_nb.data.pack import pack_data
+from landslide_nb.data.store import pack_data
 peak = lambda: next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM'))
 before, start = peak(), time.perf_counter()
 pack_data(*sys.argv[1:], progress=False)

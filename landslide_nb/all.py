@@ -17,7 +17,7 @@ from .data.landscape import *
 from .data.synth import *
 from .data.block import *
 from .data.store import *
-from .data.pack import *
+from .data.loader import *
 from .model.dropout import *
 from .model.losses import *
 from .model.metrics import *

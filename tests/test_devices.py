@@ -8,7 +8,8 @@ from fastai.torch_core import to_device
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from landslide_nb.data.synth import write_world
-from landslide_nb.data.store import read_split, split_dls
+from landslide_nb.data.store import read_split
+from landslide_nb.data.loader import landslide_dls
 from landslide_nb.data.block import BatchAugment
 from landslide_nb.model.dropout import dropout_site, mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
@@ -49,7 +50,7 @@ def test_the_devices_cannot_be_mixed():
 def test_a_self_training_step_stays_on_its_device(split, arch, backbone):
     model, augment, scaling = model_on('meta', arch, backbone), BatchAugment(SIZE), split.measure_scaling()
     bank = PseudoBank(None, unlabelled_dl(split, scaling, BS, 'meta'))
-    labelled = split_dls(split, None, BS, scaling=scaling, batch_tfms=augment, seed=0, device='meta').train
+    labelled = landslide_dls(split, valid_pct=0, bs=BS, scaling=scaling, batch_tfms=augment, shuffle_seed=0, device='meta').train
     st = SelfTraining(bank, augment)
     st.rng, st.batches = np.random.default_rng(0), iter([batch(bank.dl, split)])
     x, y = batch(labelled, split)

@@ -20,7 +20,7 @@ from landslide_nb.data.hdf5 import read_patch, write_mask
 from landslide_nb.data.arrays import open_store
 from landslide_nb.data.synth import write_world
 from landslide_nb.data.store import read_split
-from landslide_nb.data.pack import pack_data
+from landslide_nb.data.store import pack_data
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import ModelError, load_model, save_model
 from landslide_nb.predict.masks import submission_zip

@@ -18,8 +18,9 @@ from landslide_nb.data.hdf5 import read_h5, write_mask, write_patch
 from landslide_nb.data.folders import numbered, patch_files
 from landslide_nb.data.arrays import Joined, Mapped
 from landslide_nb.data.check import check_store
-from landslide_nb.data.store import Split, SplitDL, read_split
-from landslide_nb.data.pack import pack_data
+from landslide_nb.data.store import Split, read_split
+from landslide_nb.data.loader import SplitDL
+from landslide_nb.data.store import pack_data
 from landslide_nb.model.losses import JaccardCE, cross_entropy, jaccard_loss
 from landslide_nb.model.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
 from landslide_nb.model.segmenter import create_segmenter

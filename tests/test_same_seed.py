@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from landslide_nb.core.errors import PatchError
 from landslide_nb.data.synth import write_world
-from landslide_nb.data.store import read_split, split_dls
-from landslide_nb.data.block import landslide_dls, BatchAugment
-from landslide_nb.data.pack import pack_data
+from landslide_nb.data.store import read_split
+from landslide_nb.data.loader import landslide_dls
+from landslide_nb.data.block import BatchAugment
+from landslide_nb.data.store import pack_data
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.train.recipe import DEMO, Recipe
@@ -78,6 +79,6 @@ def test_a_store_that_is_cut_short_in_training_is_named(tmp_path):
     class CutShort(Callback):
         def after_batch(self): os.truncate(file, file.stat().st_size // 2)
 
-    dls = split_dls(split, None, 2, 3, split.measure_scaling(), seed=0)
+    dls = landslide_dls(split, valid_pct=0, bs=2, iters=3, shuffle_seed=0)
     learn = Learner(dls, create_segmenter(backbone='test_resnet'), JaccardCE(), cbs=CutShort())
     with pytest.raises(PatchError, match=f'{file.name}: the file was cut short'), learn.no_bar(), learn.no_logging(): learn.fit(1)

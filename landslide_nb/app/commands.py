@@ -49,7 +49,7 @@ def pack(
     with one_line_errors('landslide-pack'), skipping('landslide-pack', skip_bad) as bad:
         import numpy as np
         from landslide_nb.data.check import check_store
-        from landslide_nb.data.pack import pack_data
+        from landslide_nb.data.store import pack_data
         index = pack_data(data, store, np.float16 if half else np.float32, bad=bad)
         if half: print(rounding_table(index))
         if check: print(f'{check_store(store)} patches compared')

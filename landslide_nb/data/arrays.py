@@ -44,7 +44,7 @@ class Mapped:
         except FileNotFoundError: raise PatchError(path, 'no such file') from None
         except (OSError, ValueError, EOFError) as e: raise PatchError(path, f'not a whole NumPy file ({str(e).splitlines()[0]})') from None
         self.path, self.shape, self.dtype, self.touched = path, self.map.shape, self.map.dtype, 0
-        self.size, self.limit = self.map._mmap.size(), limit if self.map.nbytes > keep else None
+        self.size, self.limit, self.keep, self.most = self.map._mmap.size(), limit if self.map.nbytes > keep else None, keep, limit
 
     def __len__(self): return len(self.map)
     def __iter__(self): return (self[i] for i in range(len(self)))
@@ -104,6 +104,10 @@ def gather(self: Mapped,
     self._count(res.nbytes)
     return res
 
+# %% ../../nbs/13_data.arrays.ipynb #ada3c449
+@patch
+def __reduce__(self: Mapped): return Mapped, (self.path, self.keep, self.most)
+
 # %% ../../nbs/13_data.arrays.ipynb #7dd55330
 class Joined:
     "Arrays end to end, read as if they were one; nothing is copied before it is asked for"
@@ -148,6 +152,20 @@ def gather(self: Joined,
         else:
             for t, i in zip(to, at): out[t] = part[i]
     return res
+
+# %% ../../nbs/13_data.arrays.ipynb #d3c4100c
+class Rows:
+    "Some rows of an array, in any order, read as if they were one; nothing is copied before it is asked for"
+    def __init__(self,
+        a,   # array, or anything indexed like one
+        idxs # positions
+    ):
+        self.a, self.idxs = (a.a, a.idxs[idxs]) if isinstance(a, Rows) else (a, np.arange(len(a))[idxs])
+        self.shape, self.dtype = (len(self.idxs), *a.shape[1:]), a.dtype
+
+    def __len__(self): return len(self.idxs)
+    def __iter__(self): return (self[i] for i in range(len(self)))
+    def __getitem__(self, i): return self.a[self.idxs[i]]
 
 # %% ../../nbs/13_data.arrays.ipynb #f35d8531
 STORE = 'landslide_nb-store-1'

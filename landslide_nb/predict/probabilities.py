@@ -15,7 +15,8 @@ from ..core.precision import autocast, cast_once
 from ..data.bands import Scaling
 from ..data.arrays import release, scratch
 from ..data.block import ScaleBands
-from ..data.store import Split, SplitDL
+from ..data.store import Split
+from ..data.loader import SplitDL
 from ..model.dropout import evaluating, mc_dropout, uncertainty_map
 from ..model.metrics import confusion, scores
 

@@ -17,7 +17,7 @@ import torch
 from ..core.files import atomic_path
 from ..core.precision import autocast, mixed_precision
 from ..data.bands import N_BANDS, Scaling
-from ..data.store import split_dls
+from ..data.loader import landslide_dls
 from ..data.block import BatchAugment, Magnified
 from ..model.dropout import dropout_site
 from ..model.losses import JaccardCE
@@ -63,7 +63,8 @@ def stage_learner(
     scored = valid is not None and valid.y is not None
     try: share = my_share(stage.bs, 2 if torch.device(device).type == 'cpu' else 1)
     except ValueError as e: raise RecipeError(f'stage {stage.name!r}: {e}') from None
-    dls = split_dls(data['train'], valid if scored else None, stage.bs, iters, scaling, augment, seed, device, share)
+    dls = landslide_dls(data['train'], valid=valid if scored else None, valid_pct=0, bs=stage.bs, iters=iters, scaling=scaling,
+                        batch_tfms=augment, shuffle_seed=seed, share=share, device=device)
     return Learner(dls, model, JaccardCE(), opt_func=nesterov(stage.momentum), lr=stage.lr, wd=stage.wd,
                    metrics=landslide_metrics() if scored else None, path=out)
 
