@@ -27,6 +27,7 @@ from .predict.probabilities import *
 from .predict.meanfield import *
 from .predict.crf import *
 from .predict.masks import *
+from .predict.symmetries import *
 from .selftrain.selection import *
 from .selftrain.bank import *
 from .selftrain.callback import *
@@ -39,6 +40,7 @@ from .train.loop import *
 from .train.processes import *
 from .train.stage import *
 from .train.run import *
+from .train.learner import *
 from .scene.terrain import *
 from .scene.synthetic import *
 from .scene.sentinel import *

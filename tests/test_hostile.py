@@ -189,7 +189,8 @@ CONFIGS = {'arch': ['resnet', 'unet/../x', '', 'dpt', 7, None, ['unet']],
            'backbone': ['resnet5000', '../../x', 'hf-hub:timm/resnet18.a1_in1k', 'hf_hub:timm/resnet18', 'local-dir:.', 'local-dir:/', 'tu-resnet18',
                         'tu-hf-hub:timm/resnet18', 'resnet18@x', 'RESNET18\n', '', 7, None, {}, 'eva_giant_patch14_224'],
            'in_channels': [0, -1, 10**9, 10**400, 14., '14', None, True, 3], 'classes': [0, 10**12, 2.5, True, [], 1],
-           'zoom': [0, -1., 17, 1e9, 1e308, float('nan'), float('inf'), '1', None, True]}
+           'zoom': [0, -1., 17, 1e9, 1e308, float('nan'), float('inf'), '1', None, True],
+           'drop': [1, -.1, 1e308, float('nan'), '.3', None, True]}
 
 
 @pytest.mark.parametrize('key, value', [(k, v) for k, vs in CONFIGS.items() for v in vs], ids=lambda o: str(o)[:20])

@@ -96,8 +96,9 @@ class SplitDL(TfmdDL):
         self.training, self.now, self.skip, self.at_start = shuffle if training is None else training, self.queue, 0, None
 
     def __len__(self):
-        if self.training and self.iters: return self.iters
         n = len(self.dataset)
+        if not n: return 0
+        if self.training and self.iters: return self.iters
         return max(n // self.bs, 1) if self.training else n // self.bs if self.drop_last else -(-n // self.bs)
 
 # %% ../../nbs/19_data.loader.ipynb #7f78df19

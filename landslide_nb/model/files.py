@@ -12,10 +12,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 import torch
+from torch import nn
 from .. import __version__
 from ..core.errors import InputError, file_fault
 from ..core.files import atomic_path
 from ..data.bands import BANDS, N_BANDS, Scaling
+from .dropout import dropout_site
 from .segmenter import Segmenter, create_segmenter
 
 # %% ../../nbs/24_model.files.ipynb #c485c141
@@ -32,48 +34,20 @@ class ModelInfo:
     version: str          # of the library that wrote it
 
 # %% ../../nbs/24_model.files.ipynb #dbb78791
-FORMAT = 1
-
-# %% ../../nbs/24_model.files.ipynb #2902bc58
-def save_model(
-    path,                   # folder
-    model: Segmenter,       # from `create_segmenter`
-    scaling: Scaling = None,# the constants its patches were scaled with
-    recipe: dict = None     # plain data that tells where it came from
-) -> Path: # the folder
-    "Write `model.safetensors` and `model.json`"
-    path = Path(path)
-    meta = json.dumps(dict(format=FORMAT, version=__version__, config=model.config, bands=[b.name for b in BANDS],
-                           scaling=scaling and scaling.to_dict(), recipe=recipe), indent=2)
-    with atomic_path(path/'model.safetensors') as tmp: save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, tmp)
-    with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
-    return path
-
-# %% ../../nbs/24_model.files.ipynb #a8cd34ba
-def read_meta(
-    path # `model.json`
-) -> dict:
-    "What the file holds; `ModelError` where that is no JSON, of another format, or for other bands"
-    if (fault := file_fault(path)): raise ModelError(path, fault)
-    if Path(path).stat().st_size > 2**24: raise ModelError(path, 'too large for a model description')
-    try: meta = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError): raise ModelError(path, 'not JSON') from None
-    if not isinstance(meta, dict) or meta.get('format') != FORMAT: raise ModelError(path, f'not a model description of format {FORMAT}')
-    if meta.get('bands') != [b.name for b in BANDS]: raise ModelError(path, 'made for other bands than this library knows')
-    return meta
+FORMAT = 2
 
 # %% ../../nbs/24_model.files.ipynb #63ae88f2
-KINDS = dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float))
-MOST  = dict(in_channels=10_000, classes=10_000, zoom=16)
+KINDS = dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float), drop=(int, float))
+MOST  = dict(in_channels=10_000, classes=10_000, zoom=16, drop=.999)
 
 # %% ../../nbs/24_model.files.ipynb #88b21e55
 def can_be(
     key: str, # of `KINDS`
     value     # whatever the file says
 ) -> bool:
-    "Whether the value is of the key's kind and, if a number, positive and not beyond all reason"
+    "Whether the value is of the key's kind and, if a number, positive (a dropout: or 0) and not beyond all reason"
     if not isinstance(value, KINDS[key]) or isinstance(value, bool): return False
-    return isinstance(value, str) or 0 < value <= MOST[key]
+    return isinstance(value, str) or 0 < value <= MOST[key] or (key == 'drop' and value == 0)
 
 # %% ../../nbs/24_model.files.ipynb #b22c62b5
 def checked_config(
@@ -95,34 +69,22 @@ def checked_scaling(
     try: return Scaling.from_dict(d) if d else None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e: raise ModelError(path, f'scaling: {e}') from None
 
-# %% ../../nbs/24_model.files.ipynb #0c4bf59d
-def read_model_json(
-    path # the file
-) -> ModelInfo:
-    "What stands beside the weights, checked; `ModelError` for anything that does not fit"
-    meta = read_meta(path)
-    config, scaling = checked_config(path, meta.get('config')), checked_scaling(path, meta.get('scaling'))
-    return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')))
-
-# %% ../../nbs/24_model.files.ipynb #9309a30b
-def weight_shapes(
-    path # `model.safetensors`
-) -> dict: # name -> shape
-    "The shapes of the weights, from the file's header alone; `ModelError` where it is no safetensors file"
-    if (fault := file_fault(path)): raise ModelError(path, fault)
-    try:
-        with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
-    except (SafetensorError, OSError, ValueError) as e: raise ModelError(path, f'not a safetensors file ({e})') from None
-
 # %% ../../nbs/24_model.files.ipynb #0a48a7d6
+def planned(
+    config: dict # arguments of `create_segmenter`
+) -> dict: # name -> tensor without memory
+    "The weights that a model has; `ValueError` where it cannot be made"
+    try:
+        with torch.device('meta'): plan = create_segmenter(**config) # takes no memory, whatever the file asks for
+    except NotImplementedError: plan = create_segmenter(**config) # some networks compute as they are made, which older PyTorch cannot do there
+    return plan.state_dict()
+
+# %% ../../nbs/24_model.files.ipynb #81012187
 def planned_shapes(
     config: dict # arguments of `create_segmenter`
 ) -> dict: # name -> shape
     "The shapes that a model has; `ValueError` where it cannot be made"
-    try:
-        with torch.device('meta'): plan = create_segmenter(**config) # takes no memory, whatever the file asks for
-    except NotImplementedError: plan = create_segmenter(**config) # some networks compute as they are made, which older PyTorch cannot do there
-    return {k: tuple(v.shape) for k, v in plan.state_dict().items()}
+    return {k: tuple(v.shape) for k, v in planned(config).items()}
 
 # %% ../../nbs/24_model.files.ipynb #fbe08229
 def check_shapes(
@@ -146,6 +108,74 @@ def check_values(
     for k, v in want.items():
         if have[k].dtype != v.dtype: raise ModelError(path, f'{k} is {have[k].dtype}, expected {v.dtype}')
         if not have[k].isfinite().all(): raise ModelError(path, f'{k} has values that are not finite')
+
+# %% ../../nbs/24_model.files.ipynb #821e6b7a
+def unwrapped(
+    model # a module
+) -> nn.Module:
+    "The model inside what `torch.compile` and the parallel wrappers make of it"
+    while (inner := getattr(model, '_orig_mod', None)) is not None or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module if inner is None else inner
+    return model
+
+# %% ../../nbs/24_model.files.ipynb #2ad5bd62
+def full_precision(
+    state: dict # name -> tensor
+) -> dict: # the same on the CPU
+    "Weights in half precision become float32, which every machine can go on with"
+    return {k: (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v).detach().cpu().contiguous() for k, v in state.items()}
+
+# %% ../../nbs/24_model.files.ipynb #2902bc58
+def save_model(
+    path,                   # folder
+    model: Segmenter,       # from `create_segmenter`; compiled, parallel or in half precision as it may be
+    scaling: Scaling = None,# the constants its patches were scaled with
+    recipe: dict = None     # plain data that tells where it came from
+) -> Path: # the folder
+    "Write `model.safetensors` and `model.json`; `ModelError`, before anything is written, for what `load_model` could not read again"
+    path, model = Path(path), unwrapped(model)
+    if not isinstance(model, Segmenter): raise ModelError(path, f'{type(model).__name__} is none of create_segmenter\'s models, and could not be loaded again')
+    config = checked_config(path, dict(model.config, drop=dropout_site(model).train_p))
+    weights, plan = full_precision(model.state_dict()), planned(config)
+    check_shapes(path, {k: tuple(v.shape) for k, v in weights.items()}, {k: tuple(v.shape) for k, v in plan.items()})
+    check_values(path, weights, plan)
+    meta = json.dumps(dict(format=FORMAT, version=__version__, config=config, bands=[b.name for b in BANDS],
+                           scaling=scaling and scaling.to_dict(), recipe=recipe), indent=2)
+    with atomic_path(path/'model.safetensors') as tmp: save_file(weights, tmp)
+    with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
+    return path
+
+# %% ../../nbs/24_model.files.ipynb #a8cd34ba
+def read_meta(
+    path # `model.json`
+) -> dict:
+    "What the file holds; `ModelError` where that is no JSON, of another format, or for other bands"
+    if (fault := file_fault(path)): raise ModelError(path, fault)
+    if Path(path).stat().st_size > 2**24: raise ModelError(path, 'too large for a model description')
+    try: meta = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError): raise ModelError(path, 'not JSON') from None
+    if not isinstance(meta, dict) or meta.get('format') != FORMAT: raise ModelError(path, f'not a model description of format {FORMAT}')
+    if meta.get('bands') != [b.name for b in BANDS]: raise ModelError(path, 'made for other bands than this library knows')
+    return meta
+
+# %% ../../nbs/24_model.files.ipynb #0c4bf59d
+def read_model_json(
+    path # the file
+) -> ModelInfo:
+    "What stands beside the weights, checked; `ModelError` for anything that does not fit"
+    meta = read_meta(path)
+    config, scaling = checked_config(path, meta.get('config')), checked_scaling(path, meta.get('scaling'))
+    return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')))
+
+# %% ../../nbs/24_model.files.ipynb #9309a30b
+def weight_shapes(
+    path # `model.safetensors`
+) -> dict: # name -> shape
+    "The shapes of the weights, from the file's header alone; `ModelError` where it is no safetensors file"
+    if (fault := file_fault(path)): raise ModelError(path, fault)
+    try:
+        with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    except (SafetensorError, OSError, ValueError) as e: raise ModelError(path, f'not a safetensors file ({e})') from None
 
 # %% ../../nbs/24_model.files.ipynb #58e000dd
 def load_model(

@@ -8,6 +8,7 @@ __all__ = ['cross_entropy', 'jaccard_loss', 'JaccardCE']
 # %% ../../nbs/21_model.losses.ipynb #d76f2dc5
 import torch
 import torch.nn.functional as F
+from fastai.callback.mixup import CutMix
 from fastcore.basics import patch
 from torch import nn
 from ..data.bands import IGNORE
@@ -60,6 +61,7 @@ def jaccard_loss(
 # %% ../../nbs/21_model.losses.ipynb #85d84185
 class JaccardCE(nn.Module):
     "Cross entropy plus Jaccard, `L_sup` of Zhang et al. (CDCEO 2022)"
+    y_int = True # tells fastai's `MixUp` to mix losses, since masks cannot be mixed
     def __init__(self,
         ce: float = 1.,             # weight of the cross entropy
         jaccard: float = 1.,        # weight of the Jaccard loss
@@ -113,3 +115,17 @@ def decodes(self:JaccardCE,
 ) -> torch.Tensor: # `(B, H, W)` int64
     "The likeliest class"
     return o.argmax(1)
+
+# %% ../../nbs/21_model.losses.ipynb #f1691589
+plain_cutmix = CutMix.before_batch
+
+# %% ../../nbs/21_model.losses.ipynb #7ddb01eb
+@patch
+def before_batch(self: CutMix):
+    "A rectangle of another patch of the batch, with its mask; what are no masks are mixed as fastai mixes them"
+    if self.y.ndim < 3: return plain_cutmix(self)
+    x, y, perm = self.x.clone(), self.y.clone(), torch.randperm(len(self.x)).to(self.x.device)
+    x1, y1, x2, y2 = self.rand_bbox(x.shape[-1], x.shape[-2], self.distrib.sample((1,)).squeeze())
+    x[..., y1:y2, x1:x2], y[..., y1:y2, x1:x2] = x[perm][..., y1:y2, x1:x2], y[perm][..., y1:y2, x1:x2]
+    self.lam, self.yb1 = torch.ones((), device=x.device), (y,)
+    self.learn.xb, self.learn.yb = (x, *self.xb[1:]), (y, *self.yb[1:])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from ..data.bands import N_BANDS, RGB, band_index
 from ..data.block import Magnified
-from .dropout import dropout_site, first_conv
+from .dropout import DROP, dropout_site, first_conv
 
 # %% ../../nbs/23_model.segmenter.ipynb #1cb7ce7e
 def standardises(
@@ -81,7 +81,7 @@ class Segmenter(nn.Module):
     ):
         super().__init__()
         self.net, self.config = net, config
-        dropout_site(self)
+        dropout_site(self).train_p = config.get('drop', 0.)
 
     @property
     def zoom(self): return self.config['zoom']
@@ -149,11 +149,12 @@ def create_segmenter(
     in_channels: int = N_BANDS, # bands; with ImageNet weights 14 (RGB on B4, B3, B2) or 3 (RGB as it is)
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
-    zoom: float = 1.            # magnification of patches that no augmentation has magnified: training size / patch size
+    zoom: float = 1.,           # magnification of patches that no augmentation has magnified: training size / patch size
+    drop: float = DROP          # dropout after the first convolution in training, 0 for none
 ) -> Segmenter:
     "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"
     check_choice(arch, backbone, in_channels, pretrained)
     bands = 3 if pretrained else in_channels
     net = make_net(arch, backbone, bands, classes, pretrained)
     if bands != in_channels: widen_stem(net, in_channels)
-    return Segmenter(net, dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom))
+    return Segmenter(net, dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom, drop=drop))

@@ -17,7 +17,7 @@ from ..data.arrays import release, scratch
 from ..data.block import ScaleBands
 from ..data.store import Split
 from ..data.loader import SplitDL
-from ..model.dropout import evaluating, mc_dropout, uncertainty_map
+from ..model.dropout import DROP, evaluating, mc_dropout, uncertainty_map
 from ..model.metrics import confusion, scores
 
 # %% ../../nbs/30_predict.probabilities.ipynb #cde9f078
@@ -61,7 +61,7 @@ def query_batch(
     teacher: nn.Module,  # in eval mode; gives logits
     x: torch.Tensor,     # `(B, 14, H, W)`, scaled as the teacher expects
     n: int = 10,         # stochastic passes
-    p: float = .3,       # dropout probability
+    p: float = DROP,     # dropout probability
     seed: int = None,    # of the passes
     reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it
@@ -107,7 +107,7 @@ def query_teacher(
     teacher: nn.Module,  # frozen; gives logits
     dl,                  # un-augmented patches in order: a fastai or torch loader of `x` or `(x, …)` batches
     n: int = 10,         # stochastic passes
-    p: float = .3,       # dropout probability
+    p: float = DROP,     # dropout probability
     seed: int = None,    # of the passes; torch's global generator by default
     reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it

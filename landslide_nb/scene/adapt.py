@@ -61,15 +61,15 @@ def load_pair(
 
 # %% ../../nbs/77_scene.adapt.ipynb #1d4e0e5f
 def own_stage(
-    config: dict, # of the student: its architecture, backbone and zoom
+    config: dict, # of the student: its architecture, backbone, zoom and dropout
     iters: int,   # iterations
     lr: float,    # learning rate at the start
     bs: int,      # labelled patches a batch, and as many windows
     **fields      # further fields of the `Stage`, which win over these
 ) -> Stage:
     "The stage that goes on with a model"
-    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), name='adapted', teacher='teacher',
-               unlabelled=('test',), init='student', iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
+    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), train_drop=config['drop'],
+               name='adapted', teacher='teacher', unlabelled=('test',), init='student', iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
     return Stage(**{**own, **fields})
 
 # %% ../../nbs/77_scene.adapt.ipynb #e527ece3

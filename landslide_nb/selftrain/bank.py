@@ -10,6 +10,7 @@ import numpy as np
 from fastcore.basics import patch
 from torch import nn
 from ..data.arrays import release, scratch
+from ..model.dropout import DROP
 from ..predict.probabilities import query_teacher, teacher_answers
 from .selection import select_class_balanced
 
@@ -21,7 +22,7 @@ class PseudoBank:
         dl,                     # un-augmented unlabelled patches in order, such as `dls.test_dl(files)` or an unshuffled `SplitDL`
         keep: tuple = (.9, .7), # share kept of background and landslide pixels
         n: int = 10,            # stochastic passes
-        p: float = .3,          # dropout probability
+        p: float = DROP,        # dropout probability
         seed: int = None,       # of the passes
         reduce: str = 'mean',   # see `uncertainty_map`
         amp: bool = True,       # mixed precision where the device has it

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError
 from ..data.bands import PATCH
 from ..data.folders import SPLITS
+from ..model.dropout import DROP
 
 # %% ../../nbs/60_train.recipe.ipynb #f024b651
 class RecipeError(InputError):
@@ -45,8 +46,8 @@ class Stage:
     alpha: float = .4               # mix-up's Beta(alpha, alpha) (open in the paper)
     keep: tuple = (.9, .7)          # share kept of background and landslide pixels
     passes: int = 10                # stochastic passes of the teacher
-    drop: float = .3                # dropout probability of these passes
-    train_drop: float = .3          # and of the same site in training, 0 for none (open in the paper)
+    drop: float = DROP             # dropout probability of these passes
+    train_drop: float = DROP        # and of the same site in training, 0 for none (open in the paper)
     weight: float = 1.              # of the unlabelled half's loss
     refresh: int|None = None        # ask the teacher anew every so many reports
     every: int = 1000               # iterations between two reports

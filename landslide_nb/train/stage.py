@@ -19,7 +19,6 @@ from ..core.precision import autocast, mixed_precision
 from ..data.bands import N_BANDS, Scaling
 from ..data.loader import landslide_dls
 from ..data.block import BatchAugment, Magnified
-from ..model.dropout import dropout_site
 from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
 from ..model.segmenter import create_segmenter
@@ -41,9 +40,8 @@ def stage_model(
     pretrained: bool = False# ImageNet weights for the backbone, fetched from the hub
 ) -> torch.nn.Module:
     "The model that a stage trains, with the weights it starts from"
-    model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom)
+    model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom, drop=stage.train_drop)
     if stage.init: model.load_state_dict(models[stage.init].state_dict())
-    dropout_site(model).train_p = stage.train_drop
     return model.to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/64_train.stage.ipynb #8dac873f
