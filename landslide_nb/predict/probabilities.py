@@ -92,14 +92,16 @@ def gather_maps(
     answers, # yields tuples of maps, `(B, H, W)` float32 each, batch by batch
     n: int   # patches in all
 ) -> tuple: # of `(n, H, W)` float32 arrays
-    "The batches in one array a map, which lies in a temporary file where it is large"
+    "The batches in one array a map, which lies in a temporary file where it is large; `ValueError` where they are not one for each patch"
     at, out = 0, None
     for i, res in enumerate(answers):
+        if at + len(res[0]) > n: raise ValueError(f'answers for more patches than the {n} that there are')
         if out is None: out = [scratch((n, *o.shape[1:]), np.float32) for o in res]
         for a, v in zip(out, res):
             a[at:at + len(v)] = v
             if i % 16 == 0: release(a)
         at += len(res[0])
+    if at != n: raise ValueError(f'answers for {at} of {n} patches')
     return tuple(out)
 
 # %% ../../nbs/30_predict.probabilities.ipynb #2fe662b9

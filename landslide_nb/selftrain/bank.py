@@ -7,19 +7,35 @@ __all__ = ['PseudoBank']
 
 # %% ../../nbs/41_selftrain.bank.ipynb #6f3b9a5f
 import numpy as np
+from fastai.data.load import DataLoader as FastaiLoader
 from fastcore.basics import patch
 from torch import nn
+from torch.utils.data import SequentialSampler
 from ..data.arrays import release, scratch
 from ..model.dropout import DROP
 from ..predict.probabilities import query_teacher, teacher_answers
 from .selection import select_class_balanced
+
+# %% ../../nbs/41_selftrain.bank.ipynb #c3a60b4d
+def in_order(
+    dl # fastai or torch loader
+): # the loader, or one like it
+    "A loader that gives every patch, in order and un-augmented; `ValueError` for one that cannot"
+    if isinstance(dl, FastaiLoader):
+        if getattr(dl.dataset, 'split_idx', None) == 0: raise ValueError('the teacher must not see augmented patches: give the bank `dls.test_dl(files)`')
+        if dl.shuffle or dl.drop_last: dl = dl.new(shuffle=False, drop_last=False)
+        idxs = [*dl.get_idxs()]
+    elif isinstance(getattr(dl, 'sampler', None), SequentialSampler) and not dl.drop_last: idxs = [*dl.sampler]
+    else: raise ValueError(f'pseudo labels need every patch, in order: this {type(dl).__name__} shuffles, drops some, or has no order')
+    if idxs != [*range(len(dl.dataset))]: raise ValueError('pseudo labels need every patch, in order: this loader picks some, or in another order')
+    return dl
 
 # %% ../../nbs/41_selftrain.bank.ipynb #0d9d4a22
 class PseudoBank:
     "Pseudo labels of all unlabelled patches, made once from a frozen teacher"
     def __init__(self,
         teacher: nn.Module,     # gives logits; used in eval mode and never trained
-        dl,                     # un-augmented unlabelled patches in order, such as `dls.test_dl(files)` or an unshuffled `SplitDL`
+        dl,                     # unlabelled patches, such as `dls.test_dl(files)`; asked in order and un-augmented, or refused, see `in_order`
         keep: tuple = (.9, .7), # share kept of background and landslide pixels
         n: int = 10,            # stochastic passes
         p: float = DROP,        # dropout probability
@@ -30,7 +46,7 @@ class PseudoBank:
         answer: str = 'plain',  # see `query_teacher`
         answers = teacher_answers # asks the teacher, see `query_teacher`
     ):
-        self.teacher, self.dl, self.keep, self.n, self.p, self.seed = teacher, dl, keep, n, p, seed
+        self.teacher, self.dl, self.keep, self.n, self.p, self.seed = teacher, in_order(dl), keep, n, p, seed
         self.reduce, self.amp, self.progress, self.answer, self.answers, self.made = reduce, amp, progress, answer, answers, 0
         self.labels = self.thresholds = self.prob = self.unc = self.pred = None
 

@@ -10,10 +10,13 @@ import copy
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixHandler
+from fastai.callback.training import GradientAccumulation
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
-from fastcore.basics import patch
-from ..data.block import LandslideMask
+from fastai.vision.augment import RandTransform
+from fastcore.basics import listify, patch
+from ..data.block import BandImage, LandslideMask
 from .bank import PseudoBank
 
 # %% ../../nbs/42_selftrain.callback.ipynb #fde93c6c
@@ -79,10 +82,10 @@ def pseudo_dl(
 # %% ../../nbs/42_selftrain.callback.ipynb #60c887e4
 class SelfTraining(Callback):
     "Add pseudo-labelled patches to each training batch, mix up both halves, and sum their losses (Zhang et al., equation 5)"
-    order, run_valid = 20, False
+    order, run_valid = GradientAccumulation.order - 1, False # before whatever scales the loss
     def __init__(self,
         bank: PseudoBank,    # pseudo labels; made at the first fit if they are not yet
-        augment = None,      # `BatchAugment` for the unlabelled half (the labelled half has that of its loader), none by default
+        augment = True,      # of the unlabelled half: that of the training loader, or a transform such as `BatchAugment`, or False for none
         bs: int = None,      # unlabelled patches a batch, as many as labelled ones by default
         alpha: float = .4,   # mix-up's Beta(alpha, alpha), 0 for no mix-up
         weight: float = 1.,  # of the unlabelled half's loss, 1 in the paper
@@ -94,12 +97,23 @@ class SelfTraining(Callback):
         self.refresh, self.from_student, self.seed = refresh, from_student, seed
         self.history, self.batches, self.halves, self.resumed, self.within = [], None, None, None, False
 
+# %% ../../nbs/42_selftrain.callback.ipynb #e94ff6d1
+def training_tfms(
+    dl # a training loader
+) -> list: # of transforms, in their order
+    "What a loader does to its batches in training alone"
+    fs = getattr(getattr(dl, 'after_batch', None), 'fs', ())
+    return [t for t in fs if t.split_idx == 0 or isinstance(t, RandTransform)]
+
 # %% ../../nbs/42_selftrain.callback.ipynb #c52d779c
 @patch
 def before_fit(self:SelfTraining):
+    for cb in self.learn.cbs:
+        if isinstance(cb, MixHandler): raise ValueError(f'mix-up is inside SelfTraining already (its alpha): leave out {type(cb).__name__}')
     if self.bank.labels is None: self.bank.make()
     self.rng = np.random.default_rng(self.seed)
-    self.history, self.batches = [], None
+    self.history, self.batches, self.halves = [], None, None
+    self.tfms = training_tfms(self.dls.train) if self.augment is True else listify(self.augment or None)
     if self.resumed: self.rng.bit_generator.state, self.history = self.resumed['rng'], list(self.resumed['history'])
 
 @patch
@@ -132,7 +146,8 @@ def unlabelled_batch(self:SelfTraining, x):
     "The next unlabelled patches and pseudo labels, augmented, on the device of the labelled ones `x`"
     if self.batches is None: self.batches = self.endless(self.bs or len(x))
     xu, yu = (o.as_subclass(torch.Tensor) for o in to_device(next(self.batches), x.device))
-    if self.augment is not None: xu, yu = self.augment.augment(xu, yu)
+    for t in self.tfms: xu, yu = t((BandImage(xu), LandslideMask(yu)), split_idx=0)
+    xu, yu = xu.as_subclass(torch.Tensor), yu.as_subclass(torch.Tensor)
     if xu.shape[1:] == x.shape[1:]: return xu, yu
     raise ValueError(f'unlabelled patches are {tuple(xu.shape[1:])}, labelled ones {tuple(x.shape[1:])}: '
                      'give SelfTraining the augmentation that the labelled ones have')
@@ -169,7 +184,9 @@ def after_loss(self:SelfTraining):
 
 # %% ../../nbs/42_selftrain.callback.ipynb #0a9504ea
 @patch
-def before_train(self:SelfTraining): self.since = 0 if self.within else len(self.history)
+def before_train(self:SelfTraining):
+    self.since = 0 if self.within else len(self.history)
+    if not len(self.dl): raise ValueError('the training loader has no batch: fewer patches than a batch holds')
 
 @patch
 def after_train(self:SelfTraining):

@@ -113,7 +113,10 @@ class Checkpoint(Callback):
         self.path, self.seconds = Path(path), seconds
         self.stop, self.at = stop or SimpleNamespace(asked=False, busy=False), 0
 
-    def before_fit(self): self.last = time.perf_counter()
+    def before_fit(self):
+        if not hasattr(type(self.dls.train), 'load_state_dict'):
+            raise ValueError(f'a {type(self.dls.train).__name__} cannot go on where it was: a Checkpoint needs loaders from landslide_dls')
+        self.last = time.perf_counter()
     def before_train(self): self.stop.busy = True
     def after_train(self): self.stop.busy, self.at = False, 0
 
