@@ -126,6 +126,21 @@ def check_choice(
     if pretrained and in_channels not in (3, N_BANDS):
         raise ValueError(f'ImageNet weights can be laid on 3 or {N_BANDS} bands, not {in_channels}')
 
+# %% ../../nbs/23_model.segmenter.ipynb #6978fd6d
+class DilatedDepthwise(nn.Conv2d):
+    "A dilated depthwise convolution that trains in full precision on a processor"
+    def _conv_forward(self, x, weight, bias):
+        if x.device.type != 'cpu' or not torch.is_grad_enabled(): return super()._conv_forward(x, weight, bias)
+        with torch.autocast('cpu', enabled=False): return super()._conv_forward(x.float(), weight.float(), bias)
+
+# %% ../../nbs/23_model.segmenter.ipynb #e2ec27ae
+def guard_depthwise(
+    net: nn.Module # any
+):
+    "Make the dilated depthwise convolutions of a network `DilatedDepthwise`; their weights stay"
+    for m in net.modules():
+        if type(m) is nn.Conv2d and m.groups > 1 and max(m.dilation) > 1: m.__class__ = DilatedDepthwise
+
 # %% ../../nbs/23_model.segmenter.ipynb #250123e8
 def make_net(
     arch: str,       # one of `ARCHS`
@@ -157,4 +172,5 @@ def create_segmenter(
     bands = 3 if pretrained else in_channels
     net = make_net(arch, backbone, bands, classes, pretrained)
     if bands != in_channels: widen_stem(net, in_channels)
+    guard_depthwise(net)
     return Segmenter(net, dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom, drop=drop))
