@@ -61,16 +61,6 @@ def test_loader_workers_change_nothing(world):
     assert torch.equal(fit(world, 1), alone) and torch.equal(fit(world, 2), alone)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_a_patch_that_disappears_is_named(world, tmp_path, workers):
-    write_world(tmp_path/'world', 6, 1, 1, progress=False)
-    dls = landslide_dls(tmp_path/'world', bs=2, num_workers=workers, progress=False)
-    gone = Path(dls.train.items[0].img)
-    gone.unlink()
-    learn = Learner(dls, create_segmenter(backbone='test_resnet'), JaccardCE())
-    with pytest.raises(PatchError, match=f'{gone.name}: no such file'), learn.no_bar(), learn.no_logging(): learn.fit(1)
-
-
 def test_a_store_that_is_cut_short_in_training_is_named(tmp_path):
     write_world(tmp_path/'world', 6, 1, 1, progress=False)
     pack_data(tmp_path/'world', tmp_path/'store', progress=False)
