@@ -184,7 +184,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'landslide_nb/data/block.py'),
                                          'landslide_nb.data.block.LandslideMask.show': ( 'data.block.html#landslidemask.show',
                                                                                          'landslide_nb/data/block.py'),
-                                         'landslide_nb.data.block.Magnified': ('data.block.html#magnified', 'landslide_nb/data/block.py'),
                                          'landslide_nb.data.block.ScaleBands': ('data.block.html#scalebands', 'landslide_nb/data/block.py'),
                                          'landslide_nb.data.block.ScaleBands.__init__': ( 'data.block.html#scalebands.__init__',
                                                                                           'landslide_nb/data/block.py'),

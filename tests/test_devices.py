@@ -52,7 +52,7 @@ def test_a_self_training_step_stays_on_its_device(split, arch, backbone):
     bank = PseudoBank(None, unlabelled_dl(split, scaling, BS, 'meta'))
     labelled = landslide_dls(split, valid_pct=0, bs=BS, scaling=scaling, batch_tfms=augment, shuffle_seed=0, device='meta').train
     st = SelfTraining(bank, augment)
-    st.rng, st.batches = np.random.default_rng(0), iter([batch(bank.dl, split)])
+    st.rng, st.batches, st.tfms = np.random.default_rng(0), iter([batch(bank.dl, split)]), [augment]
     x, y = batch(labelled, split)
     learn = st.learn = SimpleNamespace(model=model, loss_func=JaccardCE(), xb=(x,), yb=(y,), training=True)
     st.before_batch()

@@ -207,7 +207,7 @@ def test_what_a_description_must_not_hold(model, world, capsys):
     meta = lambda **kw: json.dumps({**json.loads(good), **kw})
     config = json.loads(good)['config']
     for text in ('', '[]', 'null', '{}', '['*10**5, '{"a":'*10**5, '1'*10**5, '{"format": ' + '9'*5000 + '}', good[:-20], good + good, '\0'*99,
-                 meta(format=2), meta(format=None), meta(bands=[]), meta(bands=None), meta(config=None), meta(config=[]), meta(config={}),
+                 meta(format=1), meta(format=None), meta(bands=[]), meta(bands=None), meta(config=None), meta(config=[]), meta(config={}),
                  meta(config={**config, 'pretrained': True}), meta(config={**config, 'checkpoint_path': '/etc/passwd'}), ' '*2**25 + good):
         path.write_text(text)
         predict_refuses(model, world, capsys, 'model.json')

@@ -12,7 +12,6 @@ from torch import nn
 import torch
 import torch.nn.functional as F
 from ..data.bands import N_BANDS, RGB, band_index
-from ..data.block import Magnified
 from .dropout import DROP, dropout_site, first_conv
 
 # %% ../../nbs/23_model.segmenter.ipynb #1cb7ce7e
@@ -87,9 +86,8 @@ class Segmenter(nn.Module):
     def zoom(self): return self.config['zoom']
 
     def forward(self, x):
-        zoom = 1 if isinstance(x, Magnified) else self.zoom
         x = x.as_subclass(torch.Tensor)
-        size = x.shape[-2:]
+        size, zoom = x.shape[-2:], 1 if self.training else self.zoom
         if zoom != 1: x = F.interpolate(x, scale_factor=zoom, mode='bilinear', align_corners=False)
         h, w = x.shape[-2:]
         if h % 32 or w % 32: x = F.pad(x, (0, -w % 32, 0, -h % 32), mode='replicate')
@@ -164,7 +162,7 @@ def create_segmenter(
     in_channels: int = N_BANDS, # bands; with ImageNet weights 14 (RGB on B4, B3, B2) or 3 (RGB as it is)
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
-    zoom: float = 1.,           # magnification of patches that no augmentation has magnified: training size / patch size
+    zoom: float = 1.,           # magnification in evaluation: training size / patch size
     drop: float = DROP          # dropout after the first convolution in training, 0 for none
 ) -> Segmenter:
     "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"

@@ -160,8 +160,7 @@ def before_batch(self:SelfTraining):
     lam = draw_lam(self.alpha, self.rng)
     perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
     self.halves = dict(lam=lam, y=(y, y[perm]), yu=(yu, yu[perm_u]), kept=[(yu == c).sum() for c in (0, 1)])
-    both = torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]).as_subclass(type(self.xb[0]))
-    self.learn.xb, self.learn.yb = (both, *self.xb[1:]), (y, *self.yb[1:])
+    self.learn.xb, self.learn.yb = (torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]), *self.xb[1:]), (y, *self.yb[1:])
 
 # %% ../../nbs/42_selftrain.callback.ipynb #367aea5f
 @patch

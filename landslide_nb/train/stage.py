@@ -18,7 +18,7 @@ from ..core.files import atomic_path
 from ..core.precision import autocast, mixed_precision
 from ..data.bands import N_BANDS, Scaling
 from ..data.loader import landslide_dls
-from ..data.block import BatchAugment, Magnified
+from ..data.block import BatchAugment
 from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
 from ..model.segmenter import create_segmenter
@@ -92,7 +92,7 @@ def trial_step(
 ):
     "A forward and a backward pass as large as the stage's"
     model.zero_grad()
-    x = Magnified(torch.rand(bs * (2 if stage.teacher else 1), N_BANDS, stage.size, stage.size, device=device))
+    x = torch.rand(bs * (2 if stage.teacher else 1), N_BANDS, stage.size, stage.size, device=device)
     with autocast(device, amp): model(x).float().mean().backward()
     model.zero_grad()
 
