@@ -9,6 +9,7 @@ __all__ = ['BandImage', 'LandslideMask', 'ScaleBands', 'BatchAugment']
 import math
 from functools import partial
 from pathlib import Path
+import fastai.interpret # before its `plot_top_losses` is taught patches
 import numpy as np
 import torch
 import torch.nn.functional as F
