@@ -488,6 +488,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'landslide_nb/model/files.py')},
             'landslide_nb.model.losses': { 'landslide_nb.model.losses.CutMix.before_batch': ( 'model.losses.html#cutmix.before_batch',
                                                                                               'landslide_nb/model/losses.py'),
+                                           'landslide_nb.model.losses.CutMix.lf': ( 'model.losses.html#cutmix.lf',
+                                                                                    'landslide_nb/model/losses.py'),
                                            'landslide_nb.model.losses.JaccardCE': ( 'model.losses.html#jaccardce',
                                                                                     'landslide_nb/model/losses.py'),
                                            'landslide_nb.model.losses.JaccardCE.__init__': ( 'model.losses.html#jaccardce.__init__',

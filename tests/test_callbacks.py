@@ -59,6 +59,11 @@ def fit(tmp_path):
     return run
 
 
+def test_the_unlabelled_half_is_augmented_as_the_labelled_one(fit):
+    own, same, none = (fit(lr=0., alpha=0, **kw)[1].losses for kw in ({}, dict(augment=BatchAugment()), dict(augment=False)))
+    assert own == same and own != none
+
+
 def test_clipping(fit):
     _, watch, _ = fit(GradientClip(.01))
     assert all(float(g.norm()) <= .0101 for g in watch.grads)

@@ -101,7 +101,7 @@ def test_what_is_kept(learn, sources, tmp_path):
     with again.no_bar(): assert torch.equal(again.predict(f)[2], learn.predict(f)[2])
     assert again.dls.scaling == learn.dls.scaling and again.recipe == learn.recipe
     assert dropout_site(again.model).train_p == dropout_site(learn.model).train_p == .3
-    with pytest.raises(NotImplementedError, match='save_segmenter'): learn.export()
+    with pytest.raises(RuntimeError, match='save_segmenter'): learn.export()
 
 
 @pytest.mark.parametrize('source', SOURCES)

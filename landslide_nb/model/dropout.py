@@ -78,16 +78,23 @@ def evaluating(
 @contextmanager
 def computed_once(
     conv: nn.Module,  # the first convolution
+    model: nn.Module, # it stands in, and which may ask it several times in a forward
     batch: int = None # patches, where a forward gets them several times over to make several passes at once
 ):
-    "Within the block the module computes once and serves its output again"
-    had, forward, memo = 'forward' in vars(conv), conv.forward, []
+    "Within the block the convolution computes in the model's first forward and serves its outputs again, in their order, in later ones"
+    had, forward, memo, asked = 'forward' in vars(conv), conv.forward, [], 0
+    def begin(*_):
+        nonlocal asked
+        asked = 0
     def once(x):
-        if not memo: memo.append(forward(x[:batch] if batch else x))
-        return memo[0] if len(x) == len(memo[0]) else memo[0].repeat(len(x) // len(memo[0]), 1, 1, 1)
-    conv.forward = once
+        nonlocal asked
+        if asked == len(memo): memo.append(forward(x[:batch] if batch else x))
+        out, asked = memo[asked], asked + 1
+        return out if len(x) == len(out) else out.repeat(len(x) // len(out), 1, 1, 1)
+    conv.forward, hook = once, model.register_forward_pre_hook(begin)
     try: yield
     finally:
+        hook.remove()
         if had: conv.forward = forward
         else: del conv.forward
 
@@ -102,7 +109,7 @@ def stochastic(
     "Within the block the model is in eval mode and only its dropout site is random; the first convolution is computed once"
     conv, site = first_conv(model), dropout_site(model)
     was = site.p, site.active, site.generator
-    with evaluating(model), computed_once(conv, batch):
+    with evaluating(model), computed_once(conv, model, batch):
         site.p, site.active, site.generator = p, True, generator
         try: yield model
         finally: site.p, site.active, site.generator = was

@@ -117,7 +117,7 @@ def decodes(self:JaccardCE,
     return o.argmax(1)
 
 # %% ../../nbs/21_model.losses.ipynb #f1691589
-plain_cutmix = CutMix.before_batch
+plain_cutmix, plain_loss = CutMix.before_batch, CutMix.lf
 
 # %% ../../nbs/21_model.losses.ipynb #7ddb01eb
 @patch
@@ -127,5 +127,9 @@ def before_batch(self: CutMix):
     x, y, perm = self.x.clone(), self.y.clone(), torch.randperm(len(self.x)).to(self.x.device)
     x1, y1, x2, y2 = self.rand_bbox(x.shape[-1], x.shape[-2], self.distrib.sample((1,)).squeeze())
     x[..., y1:y2, x1:x2], y[..., y1:y2, x1:x2] = x[perm][..., y1:y2, x1:x2], y[perm][..., y1:y2, x1:x2]
-    self.lam, self.yb1 = torch.ones((), device=x.device), (y,)
     self.learn.xb, self.learn.yb = (x, *self.xb[1:]), (y, *self.yb[1:])
+
+@patch
+def lf(self: CutMix, pred, *yb):
+    "The loss function as it is for masks, which were cut; of two targets a mean for all others"
+    return self.old_lf(pred, *yb) if yb[0].ndim >= 3 else plain_loss(self, pred, *yb)

@@ -14,7 +14,6 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 from fastcore.basics import patch
-from fastcore.foundation import L
 from torch import nn
 from torch.amp import GradScaler
 from ..core.precision import amp_dtype
@@ -151,4 +150,4 @@ def load_segmenter(
 @patch
 def export(self: LandslideLearner, *args, **kwargs):
     "Refused: fastai would write a pickle, which can run code where it is opened"
-    raise NotImplementedError('export would write a pickle, which can run code where it is opened; save_segmenter(folder) keeps the model without one')
+    raise RuntimeError('export would write a pickle, which can run code where it is opened; save_segmenter(folder) keeps the model without one')

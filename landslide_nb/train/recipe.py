@@ -46,7 +46,7 @@ class Stage:
     alpha: float = .4               # mix-up's Beta(alpha, alpha) (open in the paper)
     keep: tuple = (.9, .7)          # share kept of background and landslide pixels
     passes: int = 10                # stochastic passes of the teacher
-    drop: float = DROP             # dropout probability of these passes
+    drop: float = DROP              # dropout probability of these passes
     train_drop: float = DROP        # and of the same site in training, 0 for none (open in the paper)
     weight: float = 1.              # of the unlabelled half's loss
     refresh: int|None = None        # ask the teacher anew every so many reports
