@@ -64,6 +64,15 @@ def test_the_unlabelled_half_is_augmented_as_the_labelled_one(fit):
     assert own == same and own != none
 
 
+def test_scoring_asks_no_teacher(fit):
+    learn, _, st = fit()
+    history, labels = list(st.history), st.bank.labels
+    learn.add_cb(st)
+    st.bank.labels = None
+    with learn.no_bar(), learn.no_logging(): learn.validate(), learn.get_preds()
+    assert st.bank.labels is None and st.history == history and labels is not None
+
+
 def test_clipping(fit):
     _, watch, _ = fit(GradientClip(.01))
     assert all(float(g.norm()) <= .0101 for g in watch.grads)

@@ -6,9 +6,9 @@ import fastai.callback.all # gives a Learner its methods
 import numpy as np
 import pytest
 import torch
+from fastai.data.load import _FakeLoader
 from fastai.interpret import Interpretation
 from fastai.vision.augment import RandomErasing, RandomResizedCropGPU, Resize, Rotate, aug_transforms
-from torch.utils.data import DataLoader
 
 from landslide_nb.data.block import BandImage, BatchAugment, LandslideMask
 from landslide_nb.data.folders import patch_files
@@ -114,12 +114,30 @@ def test_a_source_is_as_good_as_another(sources, tmp_path, source):
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights)))
 
 
-@pytest.mark.parametrize('source', ['store', 'memory'])
-def test_workers_that_are_spawned(sources, source):
-    split = landslide_dls(sources[source], bs=2, valid_pct=0, num_workers=2, device='cpu').train_ds
-    loader = DataLoader(split, batch_size=4, num_workers=2, multiprocessing_context=multiprocessing.get_context('spawn'))
-    assert torch.equal(torch.cat([x for x, y in loader]), split.gather(range(len(split)))[0])
+@pytest.mark.parametrize('source', ['store', 'memory']) # the others lie in memory, too
+def test_workers_that_are_spawned(sources, source, monkeypatch):
+    spawn = multiprocessing.get_context('spawn')
+    monkeypatch.setattr(_FakeLoader, 'multiprocessing_context', property(lambda self: spawn if self.num_workers else None))
+    loaders = [landslide_dls(sources[source], bs=2, shuffle_seed=0, num_workers=n, progress=False, device='cpu').train for n in (0, 2)]
+    for (x, y), (x2, y2) in zip(*loaders, strict=True): assert torch.equal(x, x2) and torch.equal(y, y2)
     assert len(pickle.dumps(read_split(sources['store']))) < 10_000
+
+
+def test_a_model_that_magnifies(sources, tmp_path):
+    "Patches that nobody augmented are magnified wherever they are, in training, too"
+    split = sources['memory']
+    dls = landslide_dls(split, valid=split, bs=4, batch_tfms=BatchAugment(192), progress=False, device='cpu')
+    torch.manual_seed(0)
+    learn = landslide_learner(dls, 'test_resnet', amp=False, path=tmp_path)
+    sizes = []
+    learn.model.net.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[-1]))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        assert {*sizes} == {192}
+        assert learn.validate(ds_idx=0) == pytest.approx(learn.validate(ds_idx=1), nan_ok=True)
+        learn.dls = landslide_dls(split, valid_pct=0, bs=4, scaling=dls.scaling, progress=False, device='cpu')
+        learn.fit(1)
+    assert {*sizes} == {192}
 
 
 MOVES = dict(aug_transforms=aug_transforms(flip_vert=True, max_rotate=45.), rotate=[Rotate(30., p=1.)], crop=[RandomResizedCropGPU(96)],

@@ -87,10 +87,11 @@ class SplitDL(TfmdDL):
         seed: int = None,     # of the shuffles, drawn from torch's generator by default
         share: slice = slice(None), # which patches of each batch are gathered, such as `slice(0, None, 2)` for the first of two processes
         training: bool = None,# deal out shuffles without end, and augment; where it shuffles by default
-        **kwargs              # passed to `TfmdDL`; `num_workers` is not: a batch is gathered faster than it is sent from another process
+        num_workers: int = 0, # processes that gather batches; none is fastest where patches lie in memory or in a store
+        **kwargs              # passed to `TfmdDL`
     ):
         if not range(bs)[share]: raise ValueError(f'no patch of a batch of {bs} is left for a process')
-        super().__init__(as_split(dataset), bs=bs, shuffle=shuffle, **{**kwargs, 'num_workers': 0})
+        super().__init__(as_split(dataset), bs=bs, shuffle=shuffle, num_workers=num_workers, **kwargs)
         self.iters, self.seed, self.share, self.queue = iters, seed, share, np.empty(0, dtype=int)
         self.shuffles = np.random.default_rng(int(torch.randint(2**31, ())) if seed is None else seed)
         self.training, self.now, self.skip, self.at_start = shuffle if training is None else training, self.queue, 0, None

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from torch import nn
 import torch
 import torch.nn.functional as F
-from ..data.bands import N_BANDS, RGB, band_index
+from ..data.bands import N_BANDS, PATCH, RGB, band_index
 from .dropout import DROP, dropout_site, first_conv
 
 # %% ../../nbs/23_model.segmenter.ipynb #1cb7ce7e
@@ -80,6 +80,7 @@ class Segmenter(nn.Module):
     ):
         super().__init__()
         self.net, self.config = net, config
+        self.train_size = round(config['zoom'] * PATCH) # side of patches that augmentation has magnified
         dropout_site(self).train_p = config.get('drop', 0.)
 
     @property
@@ -87,7 +88,8 @@ class Segmenter(nn.Module):
 
     def forward(self, x):
         x = x.as_subclass(torch.Tensor)
-        size, zoom = x.shape[-2:], 1 if self.training else self.zoom
+        size = x.shape[-2:]
+        zoom = 1 if self.training and size == (self.train_size,) * 2 else self.zoom
         if zoom != 1: x = F.interpolate(x, scale_factor=zoom, mode='bilinear', align_corners=False)
         h, w = x.shape[-2:]
         if h % 32 or w % 32: x = F.pad(x, (0, -w % 32, 0, -h % 32), mode='replicate')
@@ -162,7 +164,7 @@ def create_segmenter(
     in_channels: int = N_BANDS, # bands; with ImageNet weights 14 (RGB on B4, B3, B2) or 3 (RGB as it is)
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
-    zoom: float = 1.,           # magnification in evaluation: training size / patch size
+    zoom: float = 1.,           # magnification of patches that augmentation has not magnified: training size / patch size
     drop: float = DROP          # dropout after the first convolution in training, 0 for none
 ) -> Segmenter:
     "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"

@@ -8,6 +8,7 @@ __all__ = ['PseudoBank']
 # %% ../../nbs/41_selftrain.bank.ipynb #6f3b9a5f
 import numpy as np
 from fastai.data.load import DataLoader as FastaiLoader
+from fastai.vision.augment import RandTransform
 from fastcore.basics import patch
 from torch import nn
 from torch.utils.data import SequentialSampler
@@ -16,13 +17,22 @@ from ..model.dropout import DROP
 from ..predict.probabilities import query_teacher, teacher_answers
 from .selection import select_class_balanced
 
+# %% ../../nbs/41_selftrain.bank.ipynb #ad6cf186
+def augments(
+    dl # fastai loader
+) -> bool:
+    "Whether a loader augments what it gives: fastai's transforms do where nothing says which split they are for"
+    split = getattr(dl.dataset, 'split_idx', None)
+    fs = getattr(getattr(dl, 'after_batch', None), 'fs', ())
+    return split == 0 or split is None and not hasattr(dl, 'training') and any(isinstance(t, RandTransform) for t in fs)
+
 # %% ../../nbs/41_selftrain.bank.ipynb #c3a60b4d
 def in_order(
     dl # fastai or torch loader
 ): # the loader, or one like it
     "A loader that gives every patch, in order and un-augmented; `ValueError` for one that cannot"
     if isinstance(dl, FastaiLoader):
-        if getattr(dl.dataset, 'split_idx', None) == 0: raise ValueError('the teacher must not see augmented patches: give the bank `dls.test_dl(files)`')
+        if augments(dl): raise ValueError('the teacher must not see augmented patches: give the bank `dls.test_dl(files)`')
         if dl.shuffle or dl.drop_last: dl = dl.new(shuffle=False, drop_last=False)
         idxs = [*dl.get_idxs()]
     elif isinstance(getattr(dl, 'sampler', None), SequentialSampler) and not dl.drop_last: idxs = [*dl.sampler]

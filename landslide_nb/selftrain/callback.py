@@ -110,8 +110,13 @@ def training_tfms(
 def before_fit(self:SelfTraining):
     for cb in self.learn.cbs:
         if isinstance(cb, MixHandler): raise ValueError(f'mix-up is inside SelfTraining already (its alpha): leave out {type(cb).__name__}')
+    self.fresh = True
+
+@patch
+def begin(self:SelfTraining):
+    "Labels, chance and an empty log; not at `validate`, which begins as a fit does"
     if self.bank.labels is None: self.bank.make()
-    self.rng = np.random.default_rng(self.seed)
+    self.fresh, self.rng = False, np.random.default_rng(self.seed)
     self.history, self.batches, self.halves = [], None, None
     self.tfms = training_tfms(self.dls.train) if self.augment is True else listify(self.augment or None)
     if self.resumed: self.rng.bit_generator.state, self.history = self.resumed['rng'], list(self.resumed['history'])
@@ -121,7 +126,8 @@ def after_fit(self:SelfTraining): self.batches = None
 
 # %% ../../nbs/42_selftrain.callback.ipynb #25e23250
 @patch
-def before_epoch(self:SelfTraining):
+def renew(self:SelfTraining):
+    "Make the labels anew where it is time"
     if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
         if self.from_student: self.bank.teacher = copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
         self.bank.make()
@@ -184,6 +190,8 @@ def after_loss(self:SelfTraining):
 # %% ../../nbs/42_selftrain.callback.ipynb #0a9504ea
 @patch
 def before_train(self:SelfTraining):
+    if self.fresh: self.begin()
+    self.renew()
     self.since = 0 if self.within else len(self.history)
     if not len(self.dl): raise ValueError('the training loader has no batch: fewer patches than a batch holds')
 

@@ -6,7 +6,7 @@
 __all__ = ['load_checkpoint', 'Checkpoint', 'Resume']
 
 # %% ../../nbs/61_train.checkpoint.ipynb #04cbc458
-import os, random, shutil, signal, sys, threading, time
+import os, random, shutil, signal, sys, tempfile, threading, time
 from contextlib import contextmanager
 from types import SimpleNamespace
 from pathlib import Path
@@ -101,6 +101,16 @@ def keeps_state(
     "Whether a callback has a state of its own: its class is asked, since an instance passes what it lacks on to the Learner"
     return hasattr(type(cb), 'state_dict')
 
+# %% ../../nbs/61_train.checkpoint.ipynb #3014443f
+def can_write(
+    path # of a file to come
+):
+    "`InputError` where no file can be written, before there is anything to lose"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as e: raise InputError(path, os.strerror(e.errno)) from None
+
 # %% ../../nbs/61_train.checkpoint.ipynb #c4c66e86
 class Checkpoint(Callback):
     "Write a checkpoint every so many seconds, and when an interrupt asks for one"
@@ -116,6 +126,8 @@ class Checkpoint(Callback):
     def before_fit(self):
         if not hasattr(type(self.dls.train), 'load_state_dict'):
             raise ValueError(f'a {type(self.dls.train).__name__} cannot go on where it was: a Checkpoint needs loaders from landslide_dls')
+        if self.dls.train.fake_l.num_workers: raise ValueError('a Checkpoint needs loaders without workers, which draw from chances of their own')
+        if not rank_distrib(): can_write(self.path)
         self.last = time.perf_counter()
     def before_train(self): self.stop.busy = True
     def after_train(self): self.stop.busy, self.at = False, 0

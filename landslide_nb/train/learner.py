@@ -58,16 +58,20 @@ class LandslideLearner(Learner):
         if not len(self.dls.train): raise ValueError('there is nothing to learn from: no batch in the training loader')
         return super().fit(*args, **kwargs)
 
+    def _do_epoch_validate(self, ds_idx=1, dl=None): # training patches are scored as they are, too
+        dl = self.dls[ds_idx] if dl is None else dl
+        return super()._do_epoch_validate(ds_idx, dl.new(shuffle=False) if dl is self.dls.train else dl)
+
     def to_fp16(self, **kwargs): return self.to_fp32().add_cb(Precision('fp16', **kwargs))
     def to_bf16(self): return self.to_fp32().add_cb(Precision('bf16'))
 
 # %% ../../nbs/66_train.learner.ipynb #16c76206
-def train_zoom(
+def train_size(
     dls # from `landslide_dls`
-) -> float: # 1 where no augmentation magnifies
-    "How much the augmentation of the training patches magnifies them"
-    size = next((t.size for t in getattr(dls.train, 'after_batch', ()) if isinstance(t, BatchAugment) and t.size), None)
-    return size / dls.train_ds.x.shape[-1] if size else 1.
+) -> int|None: # None where no augmentation says
+    "The side to which augmentation brings the training patches"
+    return next((t.size for t in getattr(dls.train, 'after_batch', ()) if isinstance(t, BatchAugment) and t.size), None)
+
 
 # %% ../../nbs/66_train.learner.ipynb #8ae2980b
 def landslide_learner(
@@ -85,12 +89,14 @@ def landslide_learner(
     **kwargs                      # passed to `Learner`, such as `path` or `cbs`
 ) -> LandslideLearner:
     "A Learner for patches; `ValueError` for a backbone or an architecture that is not known"
-    model = create_segmenter(arch, backbone, pretrained=pretrained, zoom=train_zoom(dls), drop=drop)
+    zoom = (train_size(dls) or 0) / dls.train_ds.x.shape[-1] or 1.
+    model = create_segmenter(arch, backbone, pretrained=pretrained, zoom=zoom, drop=drop)
     return made_learner(dls, model, loss_func, metrics, opt_func, lr, wd, amp, **kwargs)
 
 # %% ../../nbs/66_train.learner.ipynb #0ba8f90d
 def made_learner(dls, model, loss_func=None, metrics=None, opt_func=None, lr=.01, wd=5e-4, amp=True, **kwargs):
     "A Learner for a model that there is; the arguments are those of `landslide_learner`"
+    if train_size(dls): model.train_size = train_size(dls)
     learn = LandslideLearner(dls, model, loss_func or JaccardCE(), opt_func=opt_func or nesterov(), lr=lr, wd=wd, splitter=encoder_and_rest,
                              metrics=landslide_metrics() if metrics is None else metrics, **kwargs)
     dtype = amp_dtype(dls.device or 'cpu') if amp else None

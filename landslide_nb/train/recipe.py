@@ -14,6 +14,7 @@ from ..core.errors import InputError
 from ..data.bands import PATCH
 from ..data.folders import SPLITS
 from ..model.dropout import DROP
+from ..model.files import MOST
 
 # %% ../../nbs/60_train.recipe.ipynb #f024b651
 class RecipeError(InputError):
@@ -94,6 +95,7 @@ def _ranges(s):
         if not 0 <= getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must lie in [0, 1)')
     for k in ('iters', 'bs', 'size', 'every', 'passes', 'refresh'):
         if getattr(s, k) is not None and getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must be 1 or more')
+    if s.size > MOST['zoom'] * PATCH: raise RecipeError(f'stage {s.name!r}: size must be {MOST["zoom"] * PATCH} or less')
     for k in ('lr', 'power', 'momentum', 'wd', 'alpha', 'weight'):
         if not 0 <= getattr(s, k) < float('inf'): raise RecipeError(f'stage {s.name!r}: {k} must be a number from 0 on')
     if not 0 < s.scale[0] <= s.scale[1] < float('inf') or max(s.keep) > 1:
