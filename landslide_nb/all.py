@@ -28,6 +28,8 @@ from .predict.meanfield import *
 from .predict.crf import *
 from .predict.masks import *
 from .predict.symmetries import *
+from .predict.statistics import *
+from .predict.region import *
 from .selftrain.selection import *
 from .selftrain.bank import *
 from .selftrain.callback import *

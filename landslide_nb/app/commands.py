@@ -127,6 +127,7 @@ def predict(
     prob: store_true = False,        # also write the network's landslide probability, prob_N.h5, with --crf too
     crf_prob: store_true = False,    # also write the CRF's own probability, crf_N.h5
     zip: store_true = False,         # also write the contest's submission.zip
+    adapt: store_true = False,       # take the model to the patches' region by their statistics first, where it differs
     threshold: float = .5,  # of the landslide probability
     passes: int = 10,       # stochastic passes
     drop: float = .3,       # dropout probability of the passes
@@ -141,6 +142,7 @@ def predict(
         from landslide_nb.model.files import load_for_patches
         from landslide_nb.predict.crf import CRFParams
         from landslide_nb.predict.masks import predict_folder, submission_zip
+        from landslide_nb.predict.region import adapt_to_region
         if split not in ('train', 'valid', 'test'): raise InputError('--split', f'{split!r} is not one of train, valid, test')
         check_needs(crf, 'crf', crf_prob=crf_prob)
         check_range(0, 1, threshold=threshold)
@@ -149,6 +151,9 @@ def predict(
         check_range(0, None, seed=seed)
         net, info = load_for_patches(model, pick_device(device))
         patches = read_split(data, split, bad=bad)
+        if adapt:
+            net, how = adapt_to_region(net, patches, info.scaling, bs=bs)
+            print(how)
         share = predict_folder(net, patches, info.scaling, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob,
                                save_crf=crf_prob, threshold=threshold, n=passes, p=drop, bs=bs, seed=seed)
         if zip: submission_zip(out)
@@ -204,6 +209,7 @@ def map_command(
     uncertainty: store_true = False, # Monte-Carlo dropout: also map the uncertainty
     polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as gpkg by default
     min_area: float = 0., # square metres of the smallest polygon
+    adapt: store_true = False,       # take the model to the scene by its statistics first, where the scene differs
     threshold: float = .5,# of the landslide probability
     overlap: int = 32,    # pixels that neighbouring windows share
     bs: int = 16,         # windows a batch
@@ -225,7 +231,8 @@ def map_command(
         check_range(0, None, seed=seed, min_area=min_area)
         res = map_scene(model, scene, out, dem, bands, offset, crf=crf, crf_prob=crf_prob, uncertainty=uncertainty, polygons=polygons,
                         min_area=min_area, threshold=threshold, overlap=overlap, bs=bs, passes=passes, drop=drop, seed=seed,
-                        device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, warn=warn_on_stderr('landslide-map'))
+                        device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, adapt=adapt,
+                        warn=warn_on_stderr('landslide-map'))
         print(map_line(res['result'], out))
 
 # %% ../../nbs/83_app.commands.ipynb #fa10be28
@@ -243,12 +250,12 @@ def adapt_command(
     model: str,           # folder of a trained stage, from which the student starts
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     out: str,             # folder of the adapted model, for landslide-map
-    data: str = None,     # labelled patches: a data folder in either layout, or a packed store (needed)
+    data: str = None,     # labelled patches: a data folder in either layout, or a packed store; without them the scene teaches alone
     dem: str = None,      # elevation model that reaches as far as the scene, any raster of metres
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     teacher: str = None,  # folder of another model that makes the pseudo labels, MODEL itself by default
-    iters: int = 2000,    # iterations
+    iters: int = None,    # iterations: 2000 by default, and 300 without --data
     lr: float = .005,     # learning rate at the start
     bs: int = 16,         # labelled patches a batch, and as many windows of the scene
     windows: int = 2000,  # windows of the scene to learn from, at most
@@ -258,14 +265,13 @@ def adapt_command(
     resume: store_true = False, # go on with an adaptation that was stopped
     checkpoint: float = 120 # seconds between two checkpoints
 ):
-    "Adapt a model to a scene by self-training: its windows are the unlabelled patches"
+    "Adapt a model to a scene: its statistics, then self-training with its windows as the unlabelled patches"
     with one_line_errors('landslide-adapt'):
         from landslide_nb.scene.adapt import adapt
-        if data is None: raise InputError('--data', 'is needed: the labelled patches to learn from')
-        check_range(1, None, iters=iters, bs=bs, windows=windows)
+        check_range(1, None, iters=iters or 1, bs=bs, windows=windows)
         check_range(0, None, seed=seed)
         check_range(1e-9, 10, lr=lr)
         with how_to_go_on('landslide-adapt', out):
-            adapt(model, scene, data, out, dem, bands, offset, teacher, iters, lr, bs, windows, seed, pick_device(device),
+            adapt(model, scene, out, data, dem, bands, offset, teacher, iters, lr, bs, windows, seed, pick_device(device),
                   not full_precision, warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint)
         print(f'{out}: adapted to {scene}; map it with landslide-map {out} {scene} MAP')

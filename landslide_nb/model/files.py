@@ -32,6 +32,7 @@ class ModelInfo:
     scaling: Scaling|None # the training split's constants
     recipe: dict|None     # the stage that trained it
     version: str          # of the library that wrote it
+    adapted: dict|None = None # to which region, and how: an `Adaptation` as a dict and the model it was
 
 # %% ../../nbs/24_model.files.ipynb #dbb78791
 FORMAT = 2
@@ -130,7 +131,8 @@ def save_model(
     path,                   # folder
     model: Segmenter,       # from `create_segmenter`; compiled, parallel or in half precision as it may be
     scaling: Scaling = None,# the constants its patches were scaled with
-    recipe: dict = None     # plain data that tells where it came from
+    recipe: dict = None,    # plain data that tells where it came from
+    adapted: dict = None    # likewise, of the region it was adapted to
 ) -> Path: # the folder
     "Write `model.safetensors` and `model.json`; `ModelError`, before anything is written, for what `load_model` could not read again"
     path, model = Path(path), unwrapped(model)
@@ -140,7 +142,7 @@ def save_model(
     check_shapes(path, {k: tuple(v.shape) for k, v in weights.items()}, {k: tuple(v.shape) for k, v in plan.items()})
     check_values(path, weights, plan)
     meta = json.dumps(dict(format=FORMAT, version=__version__, config=config, bands=[b.name for b in BANDS],
-                           scaling=scaling and scaling.to_dict(), recipe=recipe), indent=2)
+                           scaling=scaling and scaling.to_dict(), recipe=recipe, **(dict(adapted=adapted) if adapted else {})), indent=2)
     with atomic_path(path/'model.safetensors') as tmp: save_file(weights, tmp)
     with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
     return path
@@ -165,7 +167,7 @@ def read_model_json(
     "What stands beside the weights, checked; `ModelError` for anything that does not fit"
     meta = read_meta(path)
     config, scaling = checked_config(path, meta.get('config')), checked_scaling(path, meta.get('scaling'))
-    return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')))
+    return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')), meta.get('adapted'))
 
 # %% ../../nbs/24_model.files.ipynb #9309a30b
 def weight_shapes(

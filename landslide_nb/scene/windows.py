@@ -160,12 +160,19 @@ class Predictor:
         job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, uncertainty, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
-        if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
-        self.job, self.scene, self.cut = job, scene or Scene(**job['scene']), Cut(**job['cut'])
-        self.model, info = load_for_patches(job['model'], job['device'])
-        self.shift, self.scale = (np.array(o, np.float32)[:, None, None] for o in (info.scaling.shift, info.scaling.scale))
+        self.take(job)
+        self.scene, self.cut = scene or Scene(**job['scene']), Cut(**job['cut'])
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + job['uncertainty'], 0.
+
+    def take(self,
+        job: dict # like the one before but for the model
+    ):
+        "Ask the model that the job names"
+        if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
+        self.job = job
+        self.model, info = load_for_patches(job['model'], job['device'])
+        self.shift, self.scale = (np.array(o, np.float32)[:, None, None] for o in (info.scaling.shift, info.scaling.scale))
 
 # %% ../../nbs/73_scene.windows.ipynb #478ed069
 @patch

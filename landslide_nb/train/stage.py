@@ -12,6 +12,7 @@ from pathlib import Path
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import Learner
 from fastai.torch_core import default_device, rank_distrib, set_seed
+from fastcore.basics import noop
 import matplotlib.pyplot as plt
 import torch
 from ..core.files import atomic_path
@@ -133,10 +134,11 @@ def save_stage(
     model,           # trained
     scaling: Scaling,# its patches were scaled with
     recipe: dict,    # where it came from
-    rows: list       # what `MetricsCSV` noted
+    rows: list,      # what `MetricsCSV` noted
+    adapted: dict = None # the region it was taken to
 ):
     "Write a finished stage: model and curves"
-    save_model(out, model, scaling, recipe=recipe)
+    save_model(out, model, scaling, recipe, adapted)
     fig = plot_curves(rows)
     with atomic_path(Path(out)/'curves.png') as tmp: fig.savefig(tmp)
     plt.close(fig)
@@ -153,7 +155,9 @@ def train_stage(
     amp: bool = True,   # mixed precision where the device has it
     progress: bool = True, # show bars and the table of reports
     resume: bool = False,  # go on from the checkpoint in `out`, if there is one
-    checkpoint: float = 120# seconds between two checkpoints
+    checkpoint: float = 120,# seconds between two checkpoints
+    polish = noop,         # what to make of the trained model before it is saved
+    adapted: dict = None   # the region it was taken to, for its description
 ) -> torch.nn.Module: # in eval mode; also saved under `out`
     "Train one stage and write its model, `metrics.csv` and `curves.png`; a killed one can be resumed until the model is there"
     device, out = torch.device(device or default_device()), Path(out)
@@ -176,7 +180,8 @@ def train_stage(
             again.restore(learn, cbs)
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
+    model = polish(model.eval())
     if not rank_distrib():
-        save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows)
+        save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows, adapted)
         path.unlink(missing_ok=True)
-    return model.eval()
+    return model
