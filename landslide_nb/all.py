@@ -23,11 +23,12 @@ from .model.losses import *
 from .model.metrics import *
 from .model.segmenter import *
 from .model.files import *
+from .model.members import *
+from .model.uncertainty import *
 from .predict.probabilities import *
 from .predict.meanfield import *
 from .predict.crf import *
 from .predict.masks import *
-from .predict.symmetries import *
 from .predict.statistics import *
 from .predict.region import *
 from .selftrain.selection import *
@@ -36,6 +37,7 @@ from .selftrain.callback import *
 from .look.images import *
 from .look.charts import *
 from .look.pseudo import *
+from .train.radiometry import *
 from .train.recipe import *
 from .train.checkpoint import *
 from .train.loop import *

@@ -206,6 +206,8 @@ def landslide_dls(
     if valid is not None: valid = labelled(source if isinstance(valid, str) and valid in SPLITS else valid, valid, progress)
     else: train, valid = held_out(train, valid_pct, seed)
     scaling = scaling or train.measure_scaling()
+    for t in listify(batch_tfms):
+        if getattr(t, 'scaling', t) is None: t.scaling = scaling # one that works in physical units
     kwargs |= dict(bs=bs, after_batch=[ScaleBands(scaling), *listify(batch_tfms)])
     res = DataLoaders(SplitDL(train, shuffle=True, iters=iters, seed=shuffle_seed, share=share, **kwargs),
                       SplitDL(valid if len(valid) else train.subset(range(min(bs, len(train)))), **kwargs), device=device or default_device())

@@ -138,6 +138,23 @@ def mean_and_variance(
         m2 = m2 + delta * (v - mean)
     return mean, m2 / n
 
+# %% ../../nbs/20_model.dropout.ipynb #43167900
+def mc_passes(
+    model: nn.Module,# gives logits `(B, C, H, W)`
+    x: torch.Tensor, # `(B, 14, H, W)`, scaled as the model expects, on the model's device
+    n: int = 10,     # stochastic passes
+    p: float = DROP, # dropout probability at the site
+    seed: int = None,# makes the passes reproducible; torch's global generator by default
+    together: int = None # passes in one forward; by default as many as fill 64 patches on a GPU, one on a CPU
+): # yields logits `(B, C, H, W)` float32
+    "The logits of stochastic passes; `ValueError` for no pass or a `p` outside [0, 1)"
+    if n < 1: raise ValueError(f'n must be at least 1, not {n}')
+    if not 0 <= p < 1: raise ValueError(f'p must be in [0, 1), not {p}')
+    x = x.as_subclass(torch.Tensor)
+    generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
+    if together is None: together = max(1, 64 // len(x)) if x.device.type == 'cuda' else 1
+    with stochastic(model, p, generator, len(x)), cast_once(): yield from passes(model, x, n, together)
+
 # %% ../../nbs/20_model.dropout.ipynb #60b40ae6
 @torch.no_grad()
 def mc_dropout(
@@ -149,12 +166,7 @@ def mc_dropout(
     together: int = None # passes in one forward; by default as many as fill 64 patches on a GPU, one on a CPU
 ) -> tuple: # mean logits and their variance over the passes, both `(B, C, H, W)` float32
     "Monte-Carlo dropout after the first convolution: mean and (population) variance of the logits; `ValueError` for no pass or a `p` outside [0, 1)"
-    if n < 1: raise ValueError(f'n must be at least 1, not {n}')
-    if not 0 <= p < 1: raise ValueError(f'p must be in [0, 1), not {p}')
-    x = x.as_subclass(torch.Tensor)
-    generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
-    if together is None: together = max(1, 64 // len(x)) if x.device.type == 'cuda' else 1
-    with stochastic(model, p, generator, len(x)), cast_once(): return mean_and_variance(passes(model, x, n, together))
+    return mean_and_variance(mc_passes(model, x, n, p, seed, together))
 
 # %% ../../nbs/20_model.dropout.ipynb #869afdaf
 def uncertainty_map(

@@ -17,7 +17,8 @@ from ..data.arrays import release, scratch
 from ..data.block import ScaleBands
 from ..data.store import Split
 from ..data.loader import SplitDL
-from ..model.dropout import DROP, evaluating, mc_dropout, uncertainty_map
+from ..model.dropout import DROP, evaluating
+from ..model.uncertainty import prob_and_doubt
 from ..model.metrics import confusion, scores
 
 # %% ../../nbs/30_predict.probabilities.ipynb #cde9f078
@@ -65,15 +66,14 @@ def query_batch(
     seed: int = None,    # of the passes
     reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it
-    answer: str = 'plain'# see `query_teacher`
+    answer: str = 'plain',# see `query_teacher`
+    kind: str = 'logits' # of `UNCERTAINTIES`
 ) -> tuple: # landslide probability and uncertainty, both `(B, H, W)` float32 arrays
     "The teacher's probability and uncertainty for a batch"
     device = next(teacher.parameters()).device
     x = to_device(x, device).as_subclass(torch.Tensor)
-    with autocast(device, amp), cast_once():
-        logits, var = mc_dropout(teacher, x, n, p, seed)
-        if answer == 'plain': logits = teacher(x).float()
-    return logits.softmax(1)[:, 1].cpu().numpy(), uncertainty_map(logits, var, reduce).cpu().numpy()
+    with autocast(device, amp), cast_once(): res = prob_and_doubt(teacher, x, kind, n, p, seed, reduce, answer)
+    return tuple(o.float().cpu().numpy() for o in res)
 
 # %% ../../nbs/30_predict.probabilities.ipynb #992feb05
 def teacher_answers(
@@ -115,12 +115,12 @@ def query_teacher(
     amp: bool = True,    # mixed precision where the device has it
     progress: bool = True,# show a bar
     answer: str = 'plain',# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
+    kind: str = 'logits', # of `UNCERTAINTIES`
     answers = teacher_answers # asks, batch by batch; another one can deal the batches out to several machines
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
-    "The teacher's probability, and its uncertainty over `n` stochastic passes, for every patch; an unknown `answer` raises `ValueError`"
-    if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
+    "The teacher's probability, and its uncertainty, for every patch; an unknown `answer` or `kind` raises `ValueError`"
     with evaluating(teacher):
-        return gather_maps(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer), len(dl.dataset))
+        return gather_maps(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer, kind=kind), len(dl.dataset))
 
 # %% ../../nbs/30_predict.probabilities.ipynb #93070712
 def score_masks(

@@ -7,20 +7,17 @@ __all__ = ['adapt']
 
 # %% ../../nbs/78_scene.adapt.ipynb #6e2d0933
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from fastai.torch_core import default_device
 from ..core.errors import InputError, PatchError
 from ..core.files import write_json
 from ..data.bands import PATCH, Scaling
 from ..data.store import Split, read_split
-from ..model.files import ModelError, load_for_patches
+from ..model.files import ModelError, load_for_patches, load_model
 from ..predict.probabilities import unlabelled_dl
-from ..predict.region import adapt_to_region
-from ..predict.statistics import blended, region_statistics
 from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
-from ..train.stage import train_stage
+from ..train.stage import Region, train_stage
 from ..train.run import begin_run
 from .sentinel import Scene
 from .region import scene_split
@@ -38,23 +35,6 @@ def load_pair(
     if about.scaling != info.scaling: raise ModelError(teacher, f'was trained with other scaling constants than {model}')
     return dict(student=student, teacher=other), info
 
-# %% ../../nbs/78_scene.adapt.ipynb #0955fe17
-def taken_to(
-    models: dict,    # by name, as `load_pair` gives them
-    split: Split,    # windows of the scene
-    scaling: Scaling,# of the models
-    bs: int,         # windows a batch
-    amp: bool,       # mixed precision where the device has it
-    progress: bool   # show bars, and say in a line what became of each
-) -> tuple: # models by name; an `Adaptation` a name
-    "Each model taken to the scene by its statistics, a model of two names once"
-    done = {}
-    for k, m in models.items():
-        if id(m) in done: continue
-        done[id(m)] = adapt_to_region(m, split.subset(range(min(len(split), 128))), scaling, bs=bs, amp=amp, progress=progress)
-        if progress: print(f'{k}: {done[id(m)][1]}')
-    return tuple({k: done[id(m)][i] for k, m in models.items()} for i in (0, 1))
-
 # %% ../../nbs/78_scene.adapt.ipynb #1d4e0e5f
 def own_stage(
     config: dict, # of the student: its architecture, backbone, zoom and dropout
@@ -66,8 +46,8 @@ def own_stage(
 ) -> Stage:
     "The stage that goes on with a model"
     own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), train_drop=config['drop'],
-               name='adapted', init='student', iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
-    if labelled: own.update(teacher='teacher', unlabelled=('test',))
+               name='adapted', init='student', unlabelled=('test',), region=True, iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
+    if labelled: own.update(teacher='teacher')
     return Stage(**{**own, **fields})
 
 # %% ../../nbs/78_scene.adapt.ipynb #5dac2a64
@@ -80,24 +60,11 @@ def pseudo_labelled(
     amp: bool,       # mixed precision where the device has it
     progress: bool   # show a bar
 ) -> Split: # the same windows with masks, 255 where the teacher is not sure
-    "Windows as labelled patches, where nobody has labelled any"
+    "Windows as labelled patches, where nobody has labelled any; the teacher is taken to them first"
+    teacher = Region(stage, split, scaling, amp, progress).take(teacher)
     dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, amp=amp, progress=progress).make()
     return Split(split.x, bank.labels, split.ns)
-
-# %% ../../nbs/78_scene.adapt.ipynb #d837b610
-def region_again(
-    split: Split,    # windows of the scene
-    scaling: Scaling,# the model's
-    weight: float,   # how far the scene was followed before
-    bs: int,         # windows a batch
-    progress: bool   # show a bar
-): # function of a trained model
-    "Training leaves statistics of augmented and of other patches: the finished model goes as far to the scene's as it did before"
-    def polish(model):
-        if not weight: return model
-        return blended(model, region_statistics(model, split.subset(range(min(len(split), 128))), scaling, bs, progress), weight)
-    return polish
 
 # %% ../../nbs/78_scene.adapt.ipynb #e527ece3
 def adapt(
@@ -135,12 +102,10 @@ def adapt(
     about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in s.files()],
                  labelled=labelled and labelled.digest(), stage=asdict(stage), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
-    models, how = taken_to(models, split, info.scaling, bs, amp, progress)
-    known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene), line=str(how['student']), **asdict(how['student']))
+    known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene))
     patches = labelled or pseudo_labelled(models['teacher'], split, info.scaling, stage, seed, amp, progress)
-    res = train_stage(stage=stage, data=dict(train=patches, test=split), scaling=info.scaling, models=models, out=out, seed=seed,
-                      device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, adapted=known,
-                      polish=region_again(split, info.scaling, how['student'].weight, bs, progress))
-    write_json(out/'adapt.json', dict(known, dem=dem and str(dem), data=data and str(data), labelled=labelled and len(labelled),
-                                      windows=len(split), notes=s.notes))
+    res = train_stage(stage=stage, data=dict(train=patches, test=split), scaling=info.scaling, models=models, out=out, seed=seed, device=device,
+                      amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, known=known)
+    write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=dem and str(dem), data=data and str(data),
+                                      labelled=labelled and len(labelled), windows=len(split), notes=s.notes))
     return res

@@ -54,10 +54,11 @@ class PseudoBank:
         amp: bool = True,       # mixed precision where the device has it
         progress: bool = True,  # show a bar
         answer: str = 'plain',  # see `query_teacher`
+        kind: str = 'logits',   # of `UNCERTAINTIES`
         answers = teacher_answers # asks the teacher, see `query_teacher`
     ):
         self.teacher, self.dl, self.keep, self.n, self.p, self.seed = teacher, in_order(dl), keep, n, p, seed
-        self.reduce, self.amp, self.progress, self.answer, self.answers, self.made = reduce, amp, progress, answer, answers, 0
+        self.reduce, self.amp, self.progress, self.answer, self.kind, self.answers, self.made = reduce, amp, progress, answer, kind, answers, 0
         self.labels = self.thresholds = self.prob = self.unc = self.pred = None
 
     def __repr__(self):
@@ -72,7 +73,7 @@ def make(self:PseudoBank):
     "Ask the teacher and select; called again, it asks with other dropout masks"
     seed = None if self.seed is None else self.seed + 100_000 * self.made
     self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
-                                        self.answer, self.answers)
+                                        self.answer, self.kind, self.answers)
     self.pred = scratch(self.prob.shape, np.uint8)
     for i in range(0, len(self.pred), 64):
         self.pred[i:i + 64] = self.prob[i:i + 64] > .5
