@@ -193,7 +193,8 @@ def map_scene(
     progress: bool = True,# show bars
     warn = None,          # called with a line about anything a person should know
     crf_prob: bool = False,# also write what the CRF says, as crf.tif
-    adapt: bool = False   # take the model to the scene by its statistics first, where the scene differs from what it knows
+    adapt: bool = False,  # take the model to the scene by its statistics first, where the scene differs from what it knows
+    symmetries: bool = False # the mean over the eight symmetries of the square, at eight times the cost
 ) -> dict: # what `map.json` holds
     "Map a scene; refuses a finished map, goes on with an unfinished one; `InputError` for anything that cannot be mapped"
     out, work, start = Path(out), Path(out)/'.partial', time.perf_counter()
@@ -201,7 +202,8 @@ def map_scene(
     sha, s = checksum(model), Scene(scene, dem, bands, offset)
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     job = dict(model=os.path.abspath(model), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
-               uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()))
+               uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()),
+               symmetries=bool(symmetries))
     setup, predictor = crf_setup(job['device']) if crf else None, Predictor(job, s)
     about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=setup, adapt=bool(adapt), version=__version__)
     net, image, adapted = ask_model(predictor, work, about, dask, workers, progress)
@@ -209,7 +211,7 @@ def map_scene(
     del predictor # and the model with it: files need the memory now
     sharp = crf_strips(s, net, CRFParams(), progress, setup['backend']) if crf else None
     res = write_map(out, work, s, net, sharp, threshold, polygons, min_area, image, crf_prob)
-    settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device')}, 'threshold': threshold,
+    settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device', 'symmetries')}, 'threshold': threshold,
                 'crf': setup, 'min_area': min_area, 'dask': dask}
     seconds = dict(windows=round(asked, 1), inside_model=round(inside, 1), all=round(time.perf_counter() - start, 1))
     info = dict(result=res, model=dict(path=str(model), sha256=sha), adapted=adapted, scene=dict(path=str(scene), dem=None if dem is None else str(dem), **about_scene(s)),

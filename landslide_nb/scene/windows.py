@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError
 from ..data.bands import PATCH
 from ..model.files import ModelError, load_for_patches
+from ..model.members import Symmetric
 from ..predict.probabilities import predict_batch, query_batch
 from .sentinel import Scene
 
@@ -172,6 +173,7 @@ class Predictor:
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
         self.job = job
         self.model, info = load_for_patches(job['model'], job['device'])
+        if job.get('symmetries'): self.model = Symmetric(self.model)
         self.shift, self.scale = (np.array(o, np.float32)[:, None, None] for o in (info.scaling.shift, info.scaling.scale))
 
 # %% ../../nbs/73_scene.windows.ipynb #478ed069

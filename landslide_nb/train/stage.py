@@ -86,6 +86,14 @@ def stage_bank(
                       answers=dealt_answers if many_processes() else teacher_answers, kind=stage.uncertainty, reduce=stage.reduce,
                       answer=stage.answer, **kwargs)
 
+# %% ../../nbs/65_train.stage.ipynb #b0b3ed77
+def spread_over(
+    split: Split, # any
+    n: int        # patches, at most
+) -> Split:
+    "Patches from the first to the last, evenly"
+    return split.subset(sorted({*np.linspace(0, len(split) - 1, n).round().astype(int).tolist()}))
+
 # %% ../../nbs/65_train.stage.ipynb #b66db642
 class Region:
     "The unlabelled patches of a stage, and how far its models follow them; a stage that does not ask for it follows nothing"
@@ -97,7 +105,7 @@ class Region:
         progress: bool   # show a bar, and say in a line what became of the model
     ):
         self.asked, self.how, self.scaling, self.bs, self.amp, self.progress = stage.region, None, scaling, stage.bs, amp, progress
-        if self.asked: self.some = pool.subset(sorted({*np.linspace(0, len(pool) - 1, 256).round().astype(int).tolist()}))
+        if self.asked: self.some = spread_over(pool, 256)
 
     def take(self, model):
         "A model of another region, taken here as far as it differs"
@@ -217,7 +225,8 @@ def train_stage(
             again.restore(learn, cbs)
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
-    model = region.again(model.eval())
+    model = model.eval() if not stage.radiometry else blended(model, region_statistics(model, spread_over(data['train'], 256), scaling, stage.bs, False), 1)
+    model = region.again(model)
     if not rank_distrib():
         save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows, region.about(known))
         path.unlink(missing_ok=True)
