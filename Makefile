@@ -12,7 +12,7 @@ OUT = demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo seeds test bench bench-scene export check dist-check clean
+.PHONY: help env demo seeds test bench bench-scene regions export check dist-check clean
 
 help:  ## list what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ test: env  ## every notebook and every test
 
 bench-scene: env  ## memory and time of a scene as large as a Sentinel-2 tile: bench/SCENE.md
 	$(BIN)/python bench/scene.py
+
+regions: env  ## what adapting is worth, over regions and ways to adapt, into the folder OUT/regions and bench/REGIONS.md: hours; goes on where it was stopped
+	$(BIN)/python bench/regions.py --out '$(OUT)/regions'
 
 export: env  ## modules from notebooks, notebooks cleaned, README.md from nbs/index.ipynb
 	$(BIN)/nbdev-export

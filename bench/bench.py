@@ -37,7 +37,8 @@ from landslide_nb.model.dropout import mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import confusion, scores
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.predict.probabilities import unlabelled_dl
+from landslide_nb.predict.probabilities import predict_split, unlabelled_dl
+from landslide_nb.predict.statistics import region_statistics
 from landslide_nb.predict.meanfield import meanfield_crf
 from landslide_nb.predict.crf import CRFParams, crf_split, guide_image
 from landslide_nb.predict.masks import predict_folder
@@ -216,6 +217,17 @@ def bench_uncertainty(tmp, rows):
                  f'{what}, untrained'))
 
 
+def bench_region(tmp, rows, n=96):
+    split = Split(np.stack([synth_patch(LABELLED, i)[0] for i in range(n)]), None, [*range(1, n + 1)])
+    model, scaling = create_segmenter(backbone=BACKBONE).eval(), split.measure_scaling()
+    ask = lambda amp: predict_split(model, split, scaling, 16, 'cpu', amp=amp)
+    s = interleave(5, measure=lambda: region_statistics(model, split, scaling, 16, False), full=lambda: ask(False), ask=lambda: ask(True))
+    m, text = ratio(s['measure'], s['full'])
+    rows.append(('statistics of a region vs. predicting its patches, both in float32', text, '1.2 or less', m <= 1.2,
+                 f'DeepLabV3+ / {BACKBONE}, {n} patches of 128 px: {ms(s["measure"], n)} vs. {ms(s["full"], n)} a patch '
+                 f'({ms(s["ask"], n)} in {precision()}): {1000*float(np.median(s["measure"]))/n:.0f} s for 1000'))
+
+
 def bench_crf(tmp, rows, n=245):
     xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(n))))
     prob = np.clip(ys * .6 + .2 + .15*np.random.default_rng(0).standard_normal(ys.shape), .01, .99)
@@ -323,6 +335,7 @@ def grow(kind, n, folder):
     split = read_split(folder/f'store-{n}', 'valid')
     scaling = Split(split.x[:16], None, split.ns[:16]).measure_scaling()
     if kind == 'bank': PseudoBank(model, unlabelled_dl(split, scaling, 16, 'cpu'), n=2, seed=0, progress=False).make()
+    elif kind == 'region': region_statistics(model, split, scaling, progress=False)
     else: predict_folder(model, split, scaling, folder/f'pred-{n}', progress=False)
     print(time.perf_counter() - start, before, peak())
 
@@ -340,12 +353,13 @@ print(time.perf_counter() - start, before, peak())
 
 def bench_growth(tmp, sizes):
     write_world(tmp/'seed', 1, 64, 1, progress=False)
-    lines = ['| patches | ' + ' | '.join(f'{k}: a patch | {k}: resident memory' for k in ('pack', 'bank', 'predict')) + ' |', '|---|' + '---|---|'*3]
+    kinds = 'pack', 'bank', 'region', 'predict'
+    lines = ['| patches | ' + ' | '.join(f'{k}: a patch | {k}: resident memory' for k in kinds) + ' |', '|---|' + '---|---|'*len(kinds)]
     for n in sizes:
         (tmp/f'files-{n}').mkdir()
         for i in range(1, n + 1): os.link(tmp/f'seed/ValidData/img/image_{(i - 1) % 64 + 1}.h5', tmp/f'files-{n}/image_{i}.h5')
         cells = []
-        for kind in ('pack', 'bank', 'predict'):
+        for kind in kinds:
             what = [__file__, '--grow', kind, str(n), str(tmp)] if kind != 'pack' else ['-c', PACK, str(tmp/f'files-{n}'), str(tmp/f'store-{n}')]
             out = subprocess.run([sys.executable, *what], capture_output=True, text=True, check=True).stdout
             seconds, before, after = map(float, out.split()[-3:])
@@ -387,7 +401,7 @@ def cpu_name():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ('store', 'step', 'uncertainty', 'crf', 'meanfield', 'rate', 'quantile', 'growth')
+    names = ('store', 'step', 'uncertainty', 'region', 'crf', 'meanfield', 'rate', 'quantile', 'growth')
     parser.add_argument('--only', nargs='+', choices=names, default=names)
     parser.add_argument('--out', default=Path(__file__).parent/'RESULTS.md', type=Path)
     parser.add_argument('--sizes', nargs='+', type=int, default=(100, 1000, 10_000), help='patches of the growth table')
@@ -412,7 +426,7 @@ def main():
              *(f'| {a} | {b} | {c} | {mark[d]} | {e} |' for a, b, c, d, e in rows)]
     if growth:
         lines += ['', '## Growth', '', 'Patches of 128 px, each figure in a process of its own, pack in one that imports no more than the command; '
-                  'the bank asks a small model (timm\'s `test_resnet`) for two passes and a plain forward, '
+                  'the bank asks a small model (timm\'s `test_resnet`) for two passes and a plain forward, and measures a region with it, '
                   'so the times are mostly what surrounds the model. Memory is the largest resident set of the process.', '', *growth]
     lines += ['', '## GPU', '', *gpu_section(), '']
     text = '\n'.join(lines)
