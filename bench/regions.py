@@ -1,8 +1,9 @@
 """What adapting is worth, region by region: ingredients and their combinations against domains, row after row.
 
-Every row is written to OUT/rows.jsonl as it is measured and every model is kept under OUT, so a run that was killed goes on. `--seeds`
-names the worlds (0 1 2 to choose on, 100 to 104 to report on), `--only` takes the rows of some domains. At the end bench/REGIONS.md is made
-of all rows that there are. The real patches are read where they stand, beside the checkout; without them the rows about them are left out.
+Every row is written to the file ROWS (bench/regions.jsonl) as it is measured and every model is kept under OUT, so a run that was killed goes
+on, elsewhere too. `--seeds` names the worlds (0 1 2 to choose on, 100 to 104 to report on), `--only` takes the rows of some domains. At the
+end bench/REGIONS.md is made of all rows that there are; `--table` does nothing else. The real patches are read where they stand, beside the
+checkout; without them the rows about them are left out.
 """
 import argparse
 import json
@@ -39,7 +40,7 @@ TAUGHT = {'self-training, as in the paper': dict(), 'statistics, then self-train
           'as long on labels alone': dict(teacher=None, unlabelled=()),
           'as long on labels alone, then statistics': dict(teacher=None, region=True)}
 FOLDS = [{1, 2, 3}, {27, 28}, {40, 41}] # neighbours on the ground; the others are dealt to four folds
-DONE = 'rows.jsonl'
+ROWS = Path(__file__).with_name('regions.jsonl')
 
 
 def patches(region, seeds):
@@ -127,8 +128,8 @@ def score(model, split, w):
 
 
 class Rows:
-    def __init__(self, out):
-        self.path = out/DONE
+    def __init__(self, path):
+        self.path = path
         self.rows = [json.loads(o) for o in self.path.read_text().splitlines()] if self.path.exists() else []
         self.known = {self.key(r) for r in self.rows}
 
@@ -150,8 +151,13 @@ def world_rows(w, rows, only):
             for method, model, more in statistics(w.base(b), pool, w):
                 if (domain, b, method, w.seed) in rows.known: continue
                 rows.add(domain=domain, base=b, method=method, seed=w.seed, **score(model, truth, w), **more)
-        if domain not in ('a unseen', 'b real, 14', 'e home, 60 patches'): continue
-        for b in ('plain', 'suns'):
+
+
+def taught_rows(w, rows, only):
+    "Students of the domains' pseudo labels, or of labels alone for as long"
+    for domain, (pool, truth) in domains(w).items():
+        if domain not in ('a unseen', 'b real, 14', 'e home, 60 patches') or only and domain[0] not in only: continue
+        for b in ('suns', 'plain'):
             for method, fields in TAUGHT.items():
                 if (domain, b, method, w.seed) in rows.known: continue
                 fields, start = {'teacher': 'base', **ON, **fields, 'radiometry': BASES[b].get('radiometry', 0.)}, w.base(b)
@@ -226,16 +232,21 @@ def main():
     p.add_argument('--seeds', type=int, nargs='*', default=[0, 1, 2])
     p.add_argument('--only', default='', help='letters of the domains to measure, such as ae')
     p.add_argument('--threads', type=int, default=os.cpu_count())
+    p.add_argument('--rows', type=Path, default=ROWS, help='file of the rows, read and added to')
+    p.add_argument('--table', action='store_true', help='make the tables of the rows that there are, measure nothing')
     p.add_argument('--fresh', action='store_true', help='forget what was measured')
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    if args.fresh: shutil.rmtree(args.out, ignore_errors=True)
+    if args.fresh:
+        shutil.rmtree(args.out, ignore_errors=True)
+        args.rows.unlink(missing_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = Rows(args.out)
-    for s in args.seeds:
-        w = World(s, args.out)
+    rows = Rows(args.rows)
+    worlds = [] if args.table else [World(s, args.out) for s in args.seeds]
+    for w in worlds:
         world_rows(w, rows, args.only)
         if not args.only or 'c' in args.only: few_labels(w, rows)
+        taught_rows(w, rows, args.only)
     lines = table(rows.rows, range(100), 'Seeds that choices were made on') + table(rows.rows, range(100, 200), 'Seeds that nothing was chosen on')
     with atomic_path(Path(__file__).with_name('REGIONS.md')) as tmp: tmp.write_text(ABOUT + '\n' + '\n'.join(lines), encoding='utf-8')
 
