@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from landslide_nb.data.landscape import LABELLED, UNSEEN
-from landslide_nb.data.store import Split
+from landslide_nb.data.store import Split, on_device
 from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.files import load_for_patches
 from landslide_nb.model.segmenter import create_segmenter
@@ -53,7 +53,7 @@ def test_a_stage_trains_on_a_gpu(world, fields, tmp_path):
     scaling, small = world['train'].measure_scaling(), dict(backbone='resnet10t', size=128, bs=4, iters=4, every=2)
     first = train_stage(Stage('first', **small), world, scaling, {}, tmp_path/'first', device='cuda', progress=False)
     stage = Stage('second', teacher='first', init='first', unlabelled=('test',), **small, **fields)
-    model = train_stage(stage, world, scaling, dict(first=first), tmp_path/'second', device='cuda', progress=False)
+    model = train_stage(stage, on_device(world, 'cuda'), scaling, dict(first=first), tmp_path/'second', device='cuda', progress=False)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     prob, unc = query_teacher(model, unlabelled_dl(world['test'], scaling, 4, 'cuda'), progress=False, seed=0)
     assert np.isfinite(prob).all() and (unc >= 0).all() and unc.max() > 0

@@ -52,8 +52,9 @@ def clear_patches(
     split: Split # any
 ) -> Split: # without those that are half covered or more
     "Patches that show ground"
-    keep = [n for i in range(0, len(split), 64) for n in i + np.flatnonzero(covered(np.asarray(split.gather([*range(i, min(i + 64, len(split)))])[0])) < .5)]
-    return split.subset([int(n) for n in keep])
+    parts = [[*range(i, min(i + 64, len(split)))] for i in range(0, len(split), 64)]
+    clouds = np.concatenate([covered(torch.as_tensor(split.gather(o)[0]).cpu().numpy()) for o in parts])
+    return split.subset(np.flatnonzero(clouds < .5).tolist())
 
 # %% ../../nbs/35_predict.region.ipynb #123fb4fc
 def map_signs(
@@ -73,8 +74,8 @@ def looks_wrong(
     before: float, # share of landslide pixels
     after: float   # likewise
 ) -> bool:
-    "Whether the landslide share collapsed or exploded"
-    return after < before / 3 or after > max(.25, 3*before)
+    "Whether the landslide share collapsed to next to nothing, or exploded"
+    return after < min(before / 3, .003) or after > max(.25, 3*before)
 
 # %% ../../nbs/35_predict.region.ipynb #5fddd5ef
 @dataclass
