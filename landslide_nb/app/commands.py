@@ -115,19 +115,24 @@ def stage_table(
             lines.append(f'{name:<16} {split:<6} {cells} {o["seconds"]:8.1f}')
     return '\n'.join(lines)
 
+# %% ../../nbs/83_app.commands.ipynb #e8d717c3
+KINDS = 'logits', 'probability', 'entropy', 'margin', 'symmetries', 'members' # of uncertainty; not imported, or every --help would wait for torch
+Doubt, OfOne = (Annotated[str, dict(nargs='?', const='symmetries', choices=o)] for o in (KINDS, KINDS[:-1])) # one model has no members
+
 # %% ../../nbs/83_app.commands.ipynb #00d8a8d1
 @call_parse
 def predict(
-    model: str,             # folder of a trained stage (model.safetensors and model.json), or a run folder: the mean of all its models
+    model: str,             # folder of a trained stage (model.safetensors and model.json), or a run folder: the mean of all its models; or starter
     data: str,              # data folder in either layout, a packed store, or a folder of image_N.h5
     out: str,               # folder for mask_N.h5 (key mask, uint8)
     split: str = 'valid',   # 'train', 'valid' or 'test'; without meaning for a folder of images
     crf: store_true = False,# sharpen the contours with the dense CRF: the masks are made after it
-    uncertainty: store_true = False, # Monte-Carlo dropout: also write uncertainty_N.h5
+    uncertainty: Doubt = None, # also write uncertainty_N.h5: without a kind, how far eight symmetries disagree; logits is the paper's
     prob: store_true = False,        # also write the network's landslide probability, prob_N.h5, with --crf too
     crf_prob: store_true = False,    # also write the CRF's own probability, crf_N.h5
     zip: store_true = False,         # also write the contest's submission.zip
-    adapt: store_true = False,       # take the model to the patches' region by their statistics first, where it differs
+    adapt: store_true = False,       # take the model to the patches' region by their statistics first, where it differs; the starter is anyway
+    no_adapt: store_true = False,    # not even the starter
     symmetries: store_true = False,  # the mean over the eight symmetries of the square, at eight times the cost
     threshold: float = .5,  # of the landslide probability
     passes: int = 10,       # stochastic passes
@@ -140,6 +145,7 @@ def predict(
     "Predict landslide masks for a split or a folder of patches. With --crf masks are made after the CRF; probabilities are the network's"
     with one_line_errors('landslide-predict'), skipping('landslide-predict', skip_bad) as bad:
         from landslide_nb.data.store import read_split
+        from landslide_nb.model.files import is_starter
         from landslide_nb.model.members import Symmetric, load_run
         from landslide_nb.predict.crf import CRFParams
         from landslide_nb.predict.masks import predict_folder, submission_zip
@@ -152,7 +158,7 @@ def predict(
         check_range(0, None, seed=seed)
         net, info = load_run(model, pick_device(device))
         patches = read_split(data, split, bad=bad)
-        if adapt:
+        if adapt or is_starter(model) and not no_adapt:
             net, lines = adapt_members(net, patches, info.scaling, bs=bs)
             print('\n'.join(lines))
         if symmetries: net = Symmetric(net)
@@ -219,7 +225,7 @@ def demo(
 # %% ../../nbs/83_app.commands.ipynb #5654f871
 @call_parse
 def map_command(
-    model: str,           # folder of a trained stage (model.safetensors and model.json)
+    model: str,           # folder of a trained stage (model.safetensors and model.json), or starter
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     out: str,             # folder for the map; a killed run goes on where it stopped
     dem: str = None,      # elevation model that reaches as far as the scene, any raster of metres
@@ -227,10 +233,11 @@ def map_command(
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     crf: store_true = False,         # sharpen the contours with the dense CRF: mask.tif is made after it, probability.tif is the network's
     crf_prob: store_true = False,    # also write the CRF's own probability, crf.tif
-    uncertainty: store_true = False, # Monte-Carlo dropout: also map the uncertainty
+    uncertainty: OfOne = None, # also map the uncertainty: without a kind, how far eight symmetries disagree; logits is the paper's
     polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as gpkg by default
     min_area: float = 0., # square metres of the smallest polygon
-    adapt: store_true = False,       # take the model to the scene by its statistics first, where the scene differs
+    adapt: store_true = False,       # take the model to the scene by its statistics first, where the scene differs; the starter is anyway
+    no_adapt: store_true = False,    # not even the starter
     threshold: float = .5,# of the landslide probability
     symmetries: store_true = False,  # the mean over the eight symmetries of the square, at eight times the cost
     overlap: int = 32,    # pixels that neighbouring windows share
@@ -253,7 +260,7 @@ def map_command(
         check_range(0, None, seed=seed, min_area=min_area)
         res = map_scene(model, scene, out, dem, bands, offset, crf=crf, crf_prob=crf_prob, uncertainty=uncertainty, polygons=polygons,
                         min_area=min_area, threshold=threshold, overlap=overlap, bs=bs, passes=passes, drop=drop, seed=seed,
-                        device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, adapt=adapt, symmetries=symmetries,
+                        device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, adapt=False if no_adapt else adapt or None, symmetries=symmetries,
                         warn=warn_on_stderr('landslide-map'))
         print(map_line(res['result'], out))
 
@@ -269,7 +276,7 @@ def map_line(
 # %% ../../nbs/83_app.commands.ipynb #672701e1
 @call_parse
 def adapt_command(
-    model: str,           # folder of a trained stage, from which the student starts
+    model: str,           # folder of a trained stage, or starter, from which the student starts
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     out: str,             # folder of the adapted model, for landslide-map
     data: str = None,     # labelled patches: a data folder in either layout, or a packed store; without them the scene teaches alone

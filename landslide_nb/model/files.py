@@ -8,6 +8,7 @@ __all__ = ['ModelError', 'save_model', 'load_model']
 # %% ../../nbs/24_model.files.ipynb #660e7ad6
 import json
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,19 @@ from .segmenter import Segmenter, create_segmenter
 # %% ../../nbs/24_model.files.ipynb #c485c141
 class ModelError(InputError):
     "A saved model that cannot be used"
+
+# %% ../../nbs/24_model.files.ipynb #4f407149
+def is_starter(
+    path # folder of a model, or 'starter'
+) -> bool:
+    "Whether the library's own model is meant"
+    return str(path) == 'starter' and not Path(path).is_dir()
+
+def model_folder(
+    path # folder of a model, or 'starter'
+) -> Path:
+    "Where the model lies"
+    return Path(str(files('landslide_nb')/'starter')) if is_starter(path) else Path(path)
 
 # %% ../../nbs/24_model.files.ipynb #4a67698b
 @dataclass(frozen=True)
@@ -99,6 +113,13 @@ def check_shapes(
         if k not in want: raise ModelError(path, f'has {k[:99]!r}, which the model has not')
         if have[k] != want[k]: raise ModelError(path, f'{k} is {have[k]}, expected {want[k]}')
 
+# %% ../../nbs/24_model.files.ipynb #edd072b1
+def full_precision(
+    state: dict # name -> tensor
+) -> dict: # the same on the CPU
+    "Weights in half precision become float32, which every machine can go on with"
+    return {k: (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v).detach().cpu().contiguous() for k, v in state.items()}
+
 # %% ../../nbs/24_model.files.ipynb #45f8d346
 def check_values(
     path,       # `model.safetensors`, for the message
@@ -118,13 +139,6 @@ def unwrapped(
     while (inner := getattr(model, '_orig_mod', None)) is not None or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module if inner is None else inner
     return model
-
-# %% ../../nbs/24_model.files.ipynb #2ad5bd62
-def full_precision(
-    state: dict # name -> tensor
-) -> dict: # the same on the CPU
-    "Weights in half precision become float32, which every machine can go on with"
-    return {k: (v.float() if v.dtype in (torch.float16, torch.bfloat16) else v).detach().cpu().contiguous() for k, v in state.items()}
 
 # %% ../../nbs/24_model.files.ipynb #2902bc58
 def save_model(
@@ -181,25 +195,25 @@ def weight_shapes(
 
 # %% ../../nbs/24_model.files.ipynb #58e000dd
 def load_model(
-    path,         # folder that `save_model` wrote
+    path,         # folder that `save_model` wrote, or 'starter'
     device = 'cpu'# where to put it
 ) -> tuple: # the model in eval mode and its `ModelInfo`: config, scaling, recipe, version
     "A saved model; `ModelError` names the file and the fault; nothing is fetched and nothing is unpickled"
-    path = Path(path)
+    path = model_folder(path)
     if not path.is_dir(): raise ModelError(path, 'not a folder' if path.exists() else 'no such folder')
     info, weights = read_model_json(path/'model.json'), path/'model.safetensors'
     have = weight_shapes(weights)
     try: want = planned_shapes(info.config)
     except ValueError as e: raise ModelError(path/'model.json', str(e)) from None
     check_shapes(weights, have, want)
-    model, state = create_segmenter(**info.config), load_file(weights)
+    model, state = create_segmenter(**info.config), full_precision(load_file(weights))
     check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
     return model.to(device).eval(), info
 
 # %% ../../nbs/24_model.files.ipynb #f80e4629
 def load_for_patches(
-    path,         # folder of a trained stage
+    path,         # folder of a trained stage, or 'starter'
     device = 'cpu'# where to put it
 ) -> tuple: # the model in eval mode and its `ModelInfo`
     "`load_model` for use on patches; `ModelError` where the model does not know its scaling, or takes other bands or gives other classes"

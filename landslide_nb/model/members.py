@@ -9,7 +9,7 @@ __all__ = ['Symmetric', 'Ensemble', 'load_run']
 from pathlib import Path
 import torch
 from torch import nn
-from .files import ModelError, load_for_patches
+from .files import ModelError, load_for_patches, model_folder
 
 # %% ../../nbs/25_model.members.ipynb #1d12e3ce
 def turned(
@@ -66,11 +66,11 @@ class Ensemble(Members):
 
 # %% ../../nbs/25_model.members.ipynb #dc951f21
 def load_run(
-    path,         # folder of a model, or of a run with several of them
+    path,         # folder of a model, or of a run with several of them, or 'starter'
     device = 'cpu'# where to put them
 ) -> tuple: # the model, or an `Ensemble` of all models of the run, in eval mode; `ModelInfo` of the model or of the last one
     "A saved model, or all models of a run as one; `ModelError` where there is none, or where they scale bands in different ways"
-    path = Path(path)
+    path = model_folder(path)
     folders = sorted(o.parent for o in path.glob('*/model.json')) if path.is_dir() and not (path/'model.json').exists() else []
     if not folders: return load_for_patches(path, device)
     models, infos = zip(*(load_for_patches(o, device) for o in folders))

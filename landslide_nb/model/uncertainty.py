@@ -20,6 +20,16 @@ UNCERTAINTIES = dict(
     symmetries='variance of the landslide probability over the eight symmetries of the square',
     members='variance of the landslide probability over the models of an ensemble')
 
+# %% ../../nbs/26_model.uncertainty.ipynb #c0eb8df4
+def asked_kind(
+    uncertainty # a kind, True for the one that ranks errors best, or False
+) -> str|None: # of `UNCERTAINTIES`
+    "The kind of uncertainty that is asked for, if any; `ValueError` for one that is not known"
+    if not uncertainty: return None
+    kind = 'symmetries' if uncertainty is True else uncertainty
+    if kind not in UNCERTAINTIES: raise ValueError(f'unknown uncertainty {kind!r}: one of {" ".join(UNCERTAINTIES)}')
+    return kind
+
 # %% ../../nbs/26_model.uncertainty.ipynb #d61d96d1
 def margin(
     p: torch.Tensor # landslide probability
@@ -40,7 +50,7 @@ def opinions(
     kind: str         # 'symmetries' or 'members'
 ): # yields `(B, H, W)` landslide probabilities
     "What symmetries or members say, one after the other; `ValueError` for the members of a model that has none"
-    if kind == 'symmetries': model = Symmetric(model)
+    if kind == 'symmetries': model = model if isinstance(model, Symmetric) else Symmetric(model)
     elif not isinstance(model, Members): raise ValueError(f'{type(model).__name__} has no members: uncertainty {kind!r} is for an Ensemble')
     for o in model.members(x): yield o[:, 1]
 
@@ -57,10 +67,11 @@ def prob_and_doubt(
     answer: str = 'plain' # the probability: 'plain' for a forward of the model, 'mean' for the mean of the passes or opinions
 ) -> tuple: # landslide probability and uncertainty, both `(B, H, W)` float32; larger is less sure
     "What a model says of patches, and how sure it is; `ValueError` for another kind or answer, or for members that there are not"
-    if kind not in UNCERTAINTIES: raise ValueError(f'unknown uncertainty {kind!r}: one of {" ".join(UNCERTAINTIES)}')
+    asked_kind(kind)
     if answer not in ('plain', 'mean'): raise ValueError(f"answer must be 'plain' or 'mean', not {answer!r}")
     plain = lambda: model(x).float().softmax(1)[:, 1]
     if kind == 'margin': return (prob := plain()), margin(prob)
+    if kind == 'symmetries' and isinstance(model, Symmetric): answer = 'mean' # the same, for an eighth of the work
     if kind in ('symmetries', 'members'): mean, doubt = mean_and_variance(opinions(model, x, kind))
     elif kind == 'logits':
         logits, var = mean_and_variance(mc_passes(model, x, n, p, seed))

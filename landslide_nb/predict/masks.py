@@ -19,6 +19,7 @@ from ..data.hdf5 import read_mask, shape_text, write_h5, write_mask
 from ..data.folders import listed, numbered, unique
 from ..data.check import mask_faults
 from ..data.store import Split
+from ..model.uncertainty import asked_kind
 from .probabilities import predict_batch, query_batch, score_masks, unlabelled_dl
 from .crf import crf_pool, crf_split
 
@@ -46,7 +47,7 @@ def maps_of(
     split: Split,      # patches, in memory or on disk
     scaling: Scaling,  # the model's
     params,            # `CRFParams`, None for no CRF
-    uncertainty: bool, # Monte-Carlo dropout, else no uncertainty
+    kind: str,         # of the uncertainty, None for none
     n: int,            # stochastic passes
     p: float,          # dropout probability of the passes
     bs: int,           # patches a batch
@@ -57,7 +58,7 @@ def maps_of(
     dl, at = unlabelled_dl(split, scaling, bs, next(model.parameters()).device), 0
     with crf_pool() if params else nullcontext() as pool:
         for i, (x, _) in enumerate(with_bar(dl, progress, 'predicting')):
-            prob, unc = query_batch(model, x, n, p, seed + i) if uncertainty else (predict_batch(model, x), None)
+            prob, unc = query_batch(model, x, n, p, seed + i, kind=kind) if kind else (predict_batch(model, x), None)
             part, at = slice(at, at + len(x)), at + len(x)
             crf = crf_split(prob, split.x[part], params, progress=False, pool=pool) if params else None
             yield split.ns[part], prob, unc, crf
@@ -69,10 +70,10 @@ def predict_folder(
     scaling: Scaling,  # the model's
     out,               # folder
     params = None,     # `CRFParams` to sharpen the contours of the masks, None for no CRF
-    uncertainty: bool = False, # Monte-Carlo dropout: also write the uncertainty
+    uncertainty = False,       # also write the uncertainty: True for the kind that ranks errors best, or one of `UNCERTAINTIES`
     save_prob: bool = False,   # also write the network's probability
     threshold: float = .5,     # landslide above this probability
-    n: int = 10,       # stochastic passes
+    n: int = 10,       # stochastic passes, for the kinds that make some
     p: float = .3,     # dropout probability of the passes
     bs: int = 16,      # patches a batch
     seed: int = 0,     # of the passes
@@ -82,7 +83,7 @@ def predict_folder(
     "Predict a split and write the maps as they come, batch by batch; the model is left in eval mode"
     model.eval()
     found = 0
-    with closing(maps_of(model, split, scaling, params, uncertainty, n, p, bs, seed, progress)) as batches:
+    with closing(maps_of(model, split, scaling, params, asked_kind(uncertainty), n, p, bs, seed, progress)) as batches:
         for ns, prob, unc, crf in batches:
             write_predictions(out, ns, prob, unc, save_prob, threshold, crf, save_crf)
             found += int(((prob if crf is None else crf) > threshold).sum())

@@ -68,7 +68,7 @@ def pseudo_labelled(
 
 # %% ../../nbs/78_scene.adapt.ipynb #e527ece3
 def adapt(
-    model,               # folder of a trained model, from which the student starts
+    model,               # folder of a trained model, or 'starter', from which the student starts
     scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
     out,                 # folder of the adapted model
     data = None,         # labelled patches, a data folder in either layout or a packed store; without them the scene's pseudo labels are all there is

@@ -17,6 +17,8 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import write_json
 from ..data.bands import IGNORE, PATCH
+from ..model.files import is_starter, model_folder
+from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
 from .terrain import Grid, geo
 from .sentinel import Scene
@@ -46,7 +48,8 @@ def write_rasters(
     net: Strips,       # the model's strips: probability and, maybe, uncertainty
     crf: Strips = None,# the CRF's, which then make the mask
     threshold: float = .5, # landslide above this probability
-    crf_prob: bool = False # also write what the CRF says
+    crf_prob: bool = False,# also write what the CRF says
+    doubt: str = UNCERTAINTIES['symmetries'] # what the uncertainty is
 ) -> tuple: # plain rasters in the working folder by name; pixels mapped, and those that are landslide
     "Mask, probability and what else there is, as Cloud-Optimised GeoTIFFs"
     counts, tags = np.zeros(2, np.int64), dict(TIFFTAG_SOFTWARE=f'landslide_nb {__version__}')
@@ -54,7 +57,7 @@ def write_rasters(
         return tiled(work/f'{name}.tif', grid, ((row, a[k]) for row, a in strips), 'float32', np.nan, None, text, tags)
     mask = tiled(work/'mask.tif', grid, mask_strips(crf or net, threshold, counts), 'uint8', IGNORE, MAP_COLOURS, 'landslide', tags)
     made = dict(mask=mask, probability=layer('probability', net, 0, 'probability of landslide'))
-    if len(net.strip(0)) > 1: made['uncertainty'] = layer('uncertainty', net, 1, 'variance of the logits')
+    if len(net.strip(0)) > 1: made['uncertainty'] = layer('uncertainty', net, 1, doubt)
     if crf and crf_prob: made['crf'] = layer('crf', crf, 0, 'probability of landslide after the CRF')
     for k, v in made.items(): write_cog(out/f'{k}.tif', v, 'mode' if k == 'mask' else 'average')
     return made, counts
@@ -70,11 +73,12 @@ def write_map(
     polygons: str = None,  # 'gpkg' or 'geojson'
     min_area: float = 0.,  # square metres
     image = None,          # what `scene.preview` gives, where it is at hand
-    crf_prob: bool = False # also write what the CRF says
+    crf_prob: bool = False,# also write what the CRF says
+    doubt: str = UNCERTAINTIES['symmetries'] # what the uncertainty is
 ) -> dict: # pixels mapped, those that are landslide, landslides, their area
     "Rasters, polygons and quicklook of a finished map"
     out, work, grid = Path(out), Path(work), scene.grid
-    made, counts = write_rasters(out, work, grid, net, crf, threshold, crf_prob)
+    made, counts = write_rasters(out, work, grid, net, crf, threshold, crf_prob, doubt)
     res = dict(pixels=int(counts[0]), landslide_pixels=int(counts[1]))
     if polygons:
         found, columns = find_polygons(made['mask'], {k: made[k] for k in ('probability', 'uncertainty') if k in made}, grid, min_area)
@@ -169,21 +173,21 @@ def finish(
 
 # %% ../../nbs/77_scene.map.ipynb #63dc898d
 def map_scene(
-    model,                # folder of a trained model
+    model,                # folder of a trained model, or 'starter'
     scene,                # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
     out,                  # folder for the map
     dem = None,           # elevation model that reaches as far as the scene
     bands: str = None,    # names of the bands in the file, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default
     crf: bool = False,    # sharpen the contours with the dense CRF: the mask is made of what it says
-    uncertainty: bool = False, # Monte-Carlo dropout: also map the uncertainty
+    uncertainty = False,  # also map the uncertainty: True for the kind that ranks errors best, or one of `UNCERTAINTIES`
     polygons: str = None, # 'gpkg' or 'geojson': also write the landslides as polygons
     min_area: float = 0., # square metres of the smallest polygon
     threshold: float = .5,# landslide above this probability
     overlap: int = 32,    # pixels that neighbouring windows share
     size: int = PATCH,    # pixels of a window; other than the benchmark's only for a model trained so
     bs: int = 16,         # windows a batch
-    passes: int = 10,     # stochastic passes
+    passes: int = 10,     # stochastic passes, for the kinds that make some
     drop: float = .3,     # dropout probability of the passes
     seed: int = 0,        # of the passes
     device = None,        # fastai's default by default
@@ -193,24 +197,26 @@ def map_scene(
     progress: bool = True,# show bars
     warn = None,          # called with a line about anything a person should know
     crf_prob: bool = False,# also write what the CRF says, as crf.tif
-    adapt: bool = False,  # take the model to the scene by its statistics first, where the scene differs from what it knows
+    adapt: bool = None,   # take the model to the scene by its statistics first, where the scene differs; by default the starter alone
     symmetries: bool = False # the mean over the eight symmetries of the square, at eight times the cost
 ) -> dict: # what `map.json` holds
     "Map a scene; refuses a finished map, goes on with an unfinished one; `InputError` for anything that cannot be mapped"
     out, work, start = Path(out), Path(out)/'.partial', time.perf_counter()
     check_request(out, polygons, crf, crf_prob)
+    adapt = is_starter(model) if adapt is None else bool(adapt)
     sha, s = checksum(model), Scene(scene, dem, bands, offset)
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
-    job = dict(model=os.path.abspath(model), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
-               uncertainty=bool(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()),
+    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, size, overlap, bs)),
+               uncertainty=asked_kind(uncertainty), passes=passes, drop=drop, seed=seed, amp=amp, device=str(device or default_device()),
                symmetries=bool(symmetries))
     setup, predictor = crf_setup(job['device']) if crf else None, Predictor(job, s)
-    about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=setup, adapt=bool(adapt), version=__version__)
+    about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=setup, adapt=adapt, version=__version__)
     net, image, adapted = ask_model(predictor, work, about, dask, workers, progress)
     asked, inside = time.perf_counter() - start, predictor.inside
     del predictor # and the model with it: files need the memory now
     sharp = crf_strips(s, net, CRFParams(), progress, setup['backend']) if crf else None
-    res = write_map(out, work, s, net, sharp, threshold, polygons, min_area, image, crf_prob)
+    res = write_map(out, work, s, net, sharp, threshold, polygons, min_area, image, crf_prob,
+                    UNCERTAINTIES.get(job['uncertainty']))
     settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device', 'symmetries')}, 'threshold': threshold,
                 'crf': setup, 'min_area': min_area, 'dask': dask}
     seconds = dict(windows=round(asked, 1), inside_model=round(inside, 1), all=round(time.perf_counter() - start, 1))

@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from ..core.errors import InputError
 from ..data.bands import PATCH
-from ..model.files import ModelError, load_for_patches
+from ..model.files import ModelError, load_for_patches, model_folder
 from ..model.members import Symmetric
 from ..predict.probabilities import predict_batch, query_batch
 from .sentinel import Scene
@@ -136,13 +136,13 @@ def cut_windows(
 
 # %% ../../nbs/73_scene.windows.ipynb #c386e065
 def checksum(
-    path # folder of a saved model
+    path # folder of a saved model, or 'starter'
 ) -> str:
     "SHA-256 of a model's weights and description; `ModelError` where they are not there"
     h = hashlib.sha256()
     for o in ('model.json', 'model.safetensors'):
-        try: h.update((Path(path)/o).read_bytes())
-        except OSError: raise ModelError(Path(path)/o, 'no such file') from None
+        try: h.update((model_folder(path)/o).read_bytes())
+        except OSError: raise ModelError(model_folder(path)/o, 'no such file') from None
     return h.hexdigest()
 
 # %% ../../nbs/73_scene.windows.ipynb #ef4b199d
@@ -158,13 +158,13 @@ def fingerprint(
 class Predictor:
     "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for patches"
     def __init__(self,
-        job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, uncertainty, passes, drop, seed, amp, device
+        job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, kind of uncertainty or None, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
         self.take(job)
         self.scene, self.cut = scene or Scene(**job['scene']), Cut(**job['cut'])
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
-        self.layers, self.inside = 1 + job['uncertainty'], 0.
+        self.layers, self.inside = 1 + bool(job['uncertainty']), 0.
 
     def take(self,
         job: dict # like the one before but for the model
@@ -199,7 +199,7 @@ def forward(self:Predictor,
     if x is None: return np.zeros((self.layers, 0, self.cut.size, self.cut.size), np.float32)
     o, start = self.job, time.perf_counter()
     x = torch.from_numpy(x).to(o['device'])
-    if o['uncertainty']: res = query_batch(self.model, x, o['passes'], o['drop'], o['seed'] + n, amp=o['amp'])
+    if o['uncertainty']: res = query_batch(self.model, x, o['passes'], o['drop'], o['seed'] + n, amp=o['amp'], kind=o['uncertainty'])
     else: res = predict_batch(self.model, x, o['amp']),
     self.inside += time.perf_counter() - start
     return np.where(ok, np.stack(res), np.float32(np.nan))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ground_patch']
 
-# %% ../../nbs/69_train.ground.ipynb #f2e10d38
+# %% ../../nbs/69_train.ground.ipynb #7704beb4
 from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -15,7 +15,7 @@ from ..data.landscape import Region, fractal, make_fields, make_road, shading, s
 from ..data.synth import AEROSOL, CLEAR, RAYLEIGH, SPECTRA, cover, soft
 from .ridges import RIVER, cast_shadow, make_scars, mountains
 
-# %% ../../nbs/69_train.ground.ipynb #5c563a8f
+# %% ../../nbs/69_train.ground.ipynb #b08bd527
 @dataclass(frozen=True)
 class Country(Region):
     "A region with more to it"
@@ -26,7 +26,7 @@ class Country(Region):
     cirrus: float = 0.       # thin ice cloud, as a reflectance
     cloud: float = .07       # chance of thick cloud
 
-# %% ../../nbs/69_train.ground.ipynb #47f1cb1e
+# %% ../../nbs/69_train.ground.ipynb #8300974a
 def any_country(
     rng: np.random.Generator # source of chance
 ) -> Country:
@@ -39,7 +39,7 @@ def any_country(
                    snowline=base + u(200, 4000) if rng.random() < .5 else np.inf, debris=tuple(rng.dirichlet((1.6, 1.1, .6)).tolist()),
                    cirrus=float(rng.exponential(.004)))
 
-# %% ../../nbs/69_train.ground.ipynb #1a427ffb
+# %% ../../nbs/69_train.ground.ipynb #17cb3435
 MORE = {k: np.array(v) for k, v in dict(
     broadleaf=(.020, .026, .052, .030, .085, .270, .350, .370, .380, 0, .170, .075),
     gravel   =(.105, .120, .140, .155, .165, .175, .180, .185, .190, 0, .215, .190),
@@ -64,7 +64,7 @@ def debris(
     rock, soil, red = land.debris
     return another(rng, rock*SPECTRA['rock'] + soil*SPECTRA['soil'] + red*SPECTRA['redsoil'], .15) * rng.uniform(.8, 1.2)
 
-# %% ../../nbs/69_train.ground.ipynb #91dbfb07
+# %% ../../nbs/69_train.ground.ipynb #a479520e
 def forests(
     rng: np.random.Generator, # source of chance
     land: Country,            # its season
@@ -76,7 +76,7 @@ def forests(
     stands = soft(fractal(rng, shape, 1.3) + rng.normal())
     return (1 - stands)*dark[:, None, None] + stands*light[:, None, None]
 
-# %% ../../nbs/69_train.ground.ipynb #c1a8133b
+# %% ../../nbs/69_train.ground.ipynb #7cb80b1d
 def wild_cover(
     rng: np.random.Generator, # source of chance
     land: Country,            # season and forest
@@ -91,7 +91,7 @@ def wild_cover(
     ground = ground*(1 - wood) + wood*forests(rng, land, dem.shape)
     return cover(ground, soft((slope - 50)/5 + .5*fractal(rng, dem.shape, 1.1)), another(rng, SPECTRA['rock']))
 
-# %% ../../nbs/69_train.ground.ipynb #c1dc9a39
+# %% ../../nbs/69_train.ground.ipynb #9d229be4
 def with_water(
     rng: np.random.Generator, # source of chance
     ground: np.ndarray,       # `(12, H, W)` reflectance
@@ -107,7 +107,7 @@ def with_water(
     brooks = gaussian_filter(((area > rng.uniform(300, 2500)) & ~river).astype(float), .6)
     return cover(ground, brooks * rng.uniform(0, .6), another(rng, COVERS['gravel']))
 
-# %% ../../nbs/69_train.ground.ipynb #eaee3051
+# %% ../../nbs/69_train.ground.ipynb #c6d0c5a8
 def with_lookalikes(
     rng: np.random.Generator, # source of chance
     land: Country,            # season and soil
@@ -130,7 +130,7 @@ def with_lookalikes(
         ground = cover(ground, .6*village * (rng.random(dem.shape) < .35), another(rng, 1.2*SPECTRA['road'], .2))
     return ground
 
-# %% ../../nbs/69_train.ground.ipynb #8a42e304
+# %% ../../nbs/69_train.ground.ipynb #17cd30d1
 def laid_bare(
     rng: np.random.Generator, # source of chance
     land: Country,            # its rock and soil
@@ -142,7 +142,7 @@ def laid_bare(
     bright = np.clip(1 + .12*fractal(rng, bare.shape, 1.), .5, 1.5)
     return ground*(1 - share) + share*bright*debris(rng, land)[:, None, None]
 
-# %% ../../nbs/69_train.ground.ipynb #0be9cc53
+# %% ../../nbs/69_train.ground.ipynb #0f4bb2ea
 SKY = np.array((.45, .38, .30, .24, .22, .20, .18, .17, .16, .15, .12, .10)) # share of the light that comes from the sky
 
 def lit(
@@ -156,7 +156,7 @@ def lit(
     sun = shading(dem, land.sun_elevation, land.sun_azimuth, 0.) * (1 - cast_shadow(dem, land.sun_elevation, land.sun_azimuth))
     return ground * (sky + (1 - sky)*np.clip(sun, 0, 2.2))
 
-# %% ../../nbs/69_train.ground.ipynb #bd0b38f2
+# %% ../../nbs/69_train.ground.ipynb #7c02a4ec
 def through_air(
     rng: np.random.Generator, # source of chance
     land: Country,            # sun, haze, cirrus
@@ -171,7 +171,7 @@ def through_air(
     toa = path[:, None, None] + clear[:, None, None]*ground
     return toa*(1 - ice) + np.array([1.]*10 + [.6, .5])[:, None, None]*ice + .0006*(np.arange(12) == 9)[:, None, None]
 
-# %% ../../nbs/69_train.ground.ipynb #befa4788
+# %% ../../nbs/69_train.ground.ipynb #4618e5da
 def with_cloud(
     rng: np.random.Generator, # source of chance
     toa: np.ndarray           # `(12, H, W)`
@@ -183,7 +183,7 @@ def with_cloud(
     toa = toa * (1 - .5*shade*(1 - thick))
     return toa*(1 - thick) + COVERS['cloud'][:, None, None]*thick*(1 + .1*fractal(rng, shape, 1.2)), thick > .5
 
-# %% ../../nbs/69_train.ground.ipynb #32c51590
+# %% ../../nbs/69_train.ground.ipynb #1eecde96
 COARSE = {0: 6, 4: 2, 5: 2, 6: 2, 8: 6, 9: 6, 10: 2, 11: 2} # bands of 60 and 20 m, in pixels of 10 m
 
 def sensed(
@@ -204,7 +204,7 @@ def sensed(
         res[b] = band[rows[:, None], cols]
     return np.maximum(res, 1e-4)
 
-# %% ../../nbs/69_train.ground.ipynb #40b1fa56
+# %% ../../nbs/69_train.ground.ipynb #1988ba7b
 def surveyed(
     rng: np.random.Generator, # source of chance
     dem: np.ndarray,          # `(H, W)` metres, with a rim
@@ -217,7 +217,7 @@ def surveyed(
     slope = slope_degrees(low)[rim + at[:, None], rim + at]
     return np.stack([np.round(slope) if rng.random() < .6 else slope, low[rim:rim + size, rim:rim + size]])
 
-# %% ../../nbs/69_train.ground.ipynb #c9aba9de
+# %% ../../nbs/69_train.ground.ipynb #156f170c
 def ground_of(
     rng: np.random.Generator, # source of chance
     land: Country,            # where
@@ -234,7 +234,7 @@ def ground_of(
         ground = cover(ground, snow, another(rng, COVERS['snow'], .1))
     return ground * (1 + .05*fractal(rng, dem.shape, .6) + .03*rng.standard_normal(dem.shape)).clip(.5, 1.6)
 
-# %% ../../nbs/69_train.ground.ipynb #2ed65452
+# %% ../../nbs/69_train.ground.ipynb #9c4cbc28
 def ground_patch(
     seed,              # anything `np.random.default_rng` takes
     size: int = PATCH  # height and width, pixels
