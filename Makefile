@@ -12,7 +12,7 @@ OUT = demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo seeds test bench bench-scene regions export check dist-check clean
+.PHONY: help env demo seeds test bench bench-scene regions gpu starter export check dist-check clean
 
 help:  ## list what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -28,7 +28,7 @@ $(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/py
 	@# The C++ that pydensecrf2 ships is too old for Python 3.13: the Cython of the environment writes it anew
 	@$(INSTALL) --no-build-isolation pydensecrf2 &>$(VENV)/pydensecrf2.log || \
 	  echo 'pydensecrf2 could not be built ($(VENV)/pydensecrf2.log says why): the CRF in torch takes its place.' >&2
-	sed -n 's/^[a-z_]*requirements = //p' settings.ini | tr ' ' '\n' | grep -v '^pydensecrf2' | $(INSTALL) --requirement /dev/stdin
+	sed -n 's/^[a-z_]*requirements = //p' settings.ini | tr ' ' '\n' | grep -Ev '^(pydensecrf2|torchgeo)' | $(INSTALL) --requirement /dev/stdin
 	$(INSTALL) --no-deps --editable .
 	@touch $@
 
@@ -51,6 +51,12 @@ bench-scene: env  ## memory and time of a scene as large as a Sentinel-2 tile: b
 
 regions: env  ## what adapting is worth, over regions and ways to adapt, into the folder OUT/regions and bench/REGIONS.md: hours; goes on where it was stopped
 	$(BIN)/python bench/regions.py --out '$(OUT)/regions'
+
+gpu: env  ## rates, memory and shares of the card's matrix rate at the paper's sizes: bench/GPU.md
+	$(BIN)/python bench/gpu.py
+
+starter: env  ## the model that the package ships, into landslide_nb/starter: an hour or so on two cores; goes on where it was stopped
+	$(BIN)/python tools/starter.py --out '$(OUT)/starter'
 
 export: env  ## modules from notebooks, notebooks cleaned, README.md from nbs/index.ipynb
 	$(BIN)/nbdev-export

@@ -22,8 +22,9 @@ setup(
     project_urls={'Repository': cfg['url']},
     classifiers=cfg['classifiers'].splitlines(),
     packages=find_packages(include=['landslide_nb', 'landslide_nb.*']),
+    package_data={'landslide_nb': ['starter/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'geo', 'dask', 'accelerate')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'geo', 'dask', 'accelerate', 'sentinel2')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['landslide_nb = landslide_nb._modidx:d']},
 )

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, flock
 from functools import cached_property
@@ -40,7 +41,8 @@ from landslide_nb.train.stage import train_stage
 REAL = Path(__file__).parents[2]/'shared/data/l4s_real'
 ROWS = Path(__file__).with_name('regions.jsonl')
 SMALL = dict(backbone='resnet10t', size=128, bs=8, every=100, lr=.02)
-BASES = {'plain': dict(iters=300), 'longer': dict(iters=900), 'suns': dict(iters=900, radiometry=.5), 'suns, long': dict(iters=1800, radiometry=.5)}
+BASES = {'plain': dict(iters=300), 'longer': dict(iters=900), 'suns': dict(iters=900, radiometry=.5), 'suns, long': dict(iters=1800, radiometry=.5),
+         'starter': dict(backbone='regnety_004')} # the model that the library ships, trained on other worlds than any of these
 ON = dict(init='base', iters=200, lr=.005, every=50, unlabelled=('test',))
 TAUGHT = {'statistics, then self-training': dict(region=True),
           'self-training, as in the paper': dict(), 'self-training, 50/50': dict(region=True, keep=(.5, .5)),
@@ -62,7 +64,8 @@ MORE = *FEW, 'self-training, as in the paper', 'self-training without labels', '
 # which students are trained for which base and domain
 STUDENTS = {('suns', 'a unseen'): TAUGHT, ('suns', 'b real, 14'): MORE, ('longer', 'a unseen'): FEW, ('plain', 'a unseen'): MORE[:4],
             ('suns', 'd unseen, bare'): FEW, ('suns', 'e home, 60 patches'): FEW, ('suns, long', 'a unseen'): MORE[:5],
-            ('suns, long', 'b real, 14'): FEW}
+            ('suns, long', 'b real, 14'): FEW, ('starter', 'b real, 14'): ['self-training without labels'],
+            ('starter', 'a unseen'): ['self-training without labels']}
 # and for the seeds from 100 on, which nothing is chosen on: the chosen recipe and what it is compared with
 REPORTED = {('suns', 'a unseen'): [CHOSEN, 'as long on labels alone, then statistics'], ('suns', 'b real, 14'): [CHOSEN],
             ('suns', 'e home, 60 patches'): [CHOSEN]}
@@ -134,7 +137,15 @@ class World:
                             resume=(folder/'checkpoint.pt').exists())
         return load_for_patches(folder, self.device)[0]
 
-    def base(self, name): return self.model(name, dict(train=self.train), **BASES[name])
+    @cached_property
+    def started(self):
+        "The same world for the starter model, which scales bands by its own constants"
+        w = copy(self)
+        w.scaling = load_for_patches('starter')[1].scaling
+        return w
+
+    def base(self, name):
+        return load_for_patches('starter', self.device)[0] if name == 'starter' else self.model(name, dict(train=self.train), **BASES[name])
 
 
 def domains(w):
@@ -257,8 +268,9 @@ def few_rows(w, rows, method, start):
         for i, out in enumerate(folds(real.ns)):
             held = [k for k, n in enumerate(real.ns) if n in out]
             kept = real.subset([k for k in range(len(real)) if k not in held])
-            fields = dict(start=w.base(start), init='base', lr=.01) if start else {}
-            model = w.model(f'c {method} fold {i}', dict(train=kept), iters=300, radiometry=.5 if start and 'suns' in start else 0., **fields)
+            fields = dict(start=w.base(start), init='base', lr=.01, backbone=BASES[start].get('backbone', SMALL['backbone'])) if start else {}
+            radiometry = .5 if start in ('suns', 'starter') else 0.
+            model = w.model(f'c {method} fold {i}', dict(train=kept), iters=300, radiometry=radiometry, **fields)
             seven = bare(real).subset((held + [k for k in range(len(real)) if k not in held])[:7])
             pool = {'': None, ', statistics of 7': seven, ', statistics of the other 18': other}[after]
             if pool is not None: model = adapt_to_region(model, pool, w.scaling, progress=False)[0]
@@ -291,16 +303,17 @@ class Rows:
 def jobs(w, rows):
     "All work of a world, what much depends on first and what is wanted least last: (letter of the domain, function)"
     res, names = [], [*w.domains]
-    add = lambda d, f, *args: res.append((d[0], lambda: f(w, rows, *args)))
+    add = lambda d, f, *args: res.append((d[0], lambda: f(w.started if {'starter', 'from starter'} & {*args} else w, rows, *args)))
     if w.seed >= 100:
         for (b, d), ms in REPORTED.items():
             if d in names: add(d, statistics_rows, d, b)
             for m in ms: add(d, student_rows, d, b, m)
-        for d in names: add(d, statistics_rows, d, 'suns')
-        for m, start in (('from scratch', None), ('from suns', 'suns')): add('c', few_rows, m, start)
+        for b in ('suns', 'starter'):
+            for d in names: add(d, statistics_rows, d, b)
+        for m, start in (('from scratch', None), ('from suns', 'suns'), ('from starter', 'starter')): add('c', few_rows, m, start)
         return [o for o in res if w.real or o[0] not in 'bc']
     add('a', oracle_rows)
-    for bases in (('suns', 'plain', 'longer'), ('suns, long',)):
+    for bases in (('suns', 'plain', 'longer', 'starter'), ('suns, long',)):
         for m in TAUGHT:
             for (b, d), ms in STUDENTS.items():
                 if b in bases and m in ms and d in names: add(d, student_rows, d, b, m)
@@ -311,7 +324,7 @@ def jobs(w, rows):
                 if d in names: add(d, trust_rows, d, b)
     for d in ('a unseen', 'b real, 14', 'e home, 60 patches', 'd unseen, bare'):
         if d in names: add(d, ensemble_rows, d)
-    for m, start in (('from scratch', None), ('from plain', 'plain'), ('from suns', 'suns')):
+    for m, start in (('from scratch', None), ('from plain', 'plain'), ('from suns', 'suns'), ('from starter', 'starter')):
         if w.real: add('c', few_rows, m, start)
     return res
 

@@ -33,7 +33,7 @@ def settings():
 
 
 CFG = settings()
-EXTRAS = ('dev', 'geo', 'dask', 'accelerate')
+EXTRAS = ('dev', 'geo', 'dask', 'accelerate', 'sentinel2')
 COMMANDS = dict(o.split('=') for o in CFG['console_scripts'].split())
 
 
@@ -142,7 +142,7 @@ def test_floors_are_what_is_declared():
 
 
 def test_every_third_party_import_is_a_declared_requirement():
-    declared = {canonicalize_name(Requirement(o).name) for k in ('', 'geo_', 'dask_', 'accelerate_') for o in CFG[f'{k}requirements'].split()}
+    declared = {canonicalize_name(Requirement(o).name) for k in ('', 'geo_', 'dask_', 'accelerate_', 'sentinel2_') for o in CFG[f'{k}requirements'].split()}
     owners = {'pydensecrf': ['pydensecrf2']} | packages_distributions() # also where it could not be built
     used = {o.split('.')[0] for o in chain.from_iterable(map(imports, MODULES)) if not o.startswith('.')}
     for name in used - sys.stdlib_module_names - {'landslide_nb'}:

@@ -18,6 +18,8 @@ import landslide_nb as lib
 assert lib.__file__.startswith(sys.prefix), lib.__file__
 names = sorted(o.name for o in pkgutil.walk_packages(lib.__path__, 'landslide_nb.'))
 for o in names: importlib.import_module(o)
+from landslide_nb.model.files import load_model
+load_model('starter')
 print(lib.__name__, lib.__version__, *(o.removeprefix('landslide_nb.') for o in names))
 '''
 
@@ -42,7 +44,7 @@ def main(own):
         run(sys.executable, '-m', 'build', '--outdir', tmp/'dist', tmp/'source', stdout=subprocess.DEVNULL)
         wheel, = (tmp/'dist').glob('*.whl')
         built = {o for o in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in o}
-        source = {o.relative_to(tmp/'source').as_posix() for o in (tmp/'source/landslide_nb').rglob('*.py')}
+        source = {o.relative_to(tmp/'source').as_posix() for k in ('*.py', 'starter/*') for o in (tmp/'source/landslide_nb').rglob(k)}
         if built != source: sys.exit(f'wheel and package differ: {sorted(built ^ source)}')
 
         venv.create(tmp/'venv', with_pip=False, symlinks=True)

@@ -81,7 +81,8 @@ def check(
 def train(
     data: str,             # data folder in the contest's or the Hugging Face layout, or a packed store
     out: str,              # run folder: one folder a stage and summary.json
-    recipe: str = 'quick', # 'paper', 'paper-ablation', 'quick', 'demo' or a TOML file
+    recipe: str = 'quick', # 'paper', 'paper-ablation', 'best', 'quick', 'demo' or a TOML file
+    init: Annotated[str, dict(choices=('starter',))] = None, # start from the library's own model, whatever network the recipe names
     seed: int = 0,         # of everything random
     truth: str = None,     # folder with valid/ and test/ masks to score against, where the data has none
     device: str = None,    # such as 'cuda' or 'cpu', the best there is by default
@@ -92,12 +93,15 @@ def train(
 ):
     "Run a recipe: train its models one after the other, each with its pseudo labels. Ctrl-C keeps a checkpoint"
     with one_line_errors('landslide-train'), skipping('landslide-train', skip_bad) as bad:
+        from landslide_nb.model.files import load_model
         from landslide_nb.train.processes import leave_processes
         from landslide_nb.train.recipe import get_recipe
         from landslide_nb.train.run import run_recipe
         check_range(0, None, seed=seed, checkpoint=checkpoint)
         check_truth(truth)
-        check_models(recipe := get_recipe(recipe))
+        recipe = get_recipe(recipe)
+        if init: recipe = recipe.from_starter(load_model(init)[1].config)
+        check_models(recipe)
         with how_to_go_on('landslide-train', out):
             summary = run_recipe(data, out, recipe, seed, truth, pick_device(device), amp=not full_precision,
                                  resume=resume, checkpoint=checkpoint, bad=bad)

@@ -141,6 +141,15 @@ def guard_depthwise(
     for m in net.modules():
         if type(m) is nn.Conv2d and m.groups > 1 and max(m.dilation) > 1: m.__class__ = DilatedDepthwise
 
+# %% ../../nbs/23_model.segmenter.ipynb #0cafde33
+def first_weights(
+    backbone: str # timm model, with or without a tag
+) -> str: # with one
+    "The backbone with the tag of the ImageNet weights that were published first, where timm has them"
+    import timm
+    tagged = timm.list_pretrained() if '.' not in backbone else ()
+    return next((o for o in (f'{backbone}.tv_in1k', f'{backbone}.ms_in1k') if o in tagged), backbone)
+
 # %% ../../nbs/23_model.segmenter.ipynb #250123e8
 def make_net(
     arch: str,       # one of `ARCHS`
@@ -150,6 +159,7 @@ def make_net(
     pretrained: bool # ImageNet weights for the backbone
 ) -> nn.Module:
     "The network inside; `ValueError` where decoder and backbone do not fit"
+    if pretrained: backbone = first_weights(backbone)
     try:
         if arch == 'hrnet': return HRNet(backbone, bands, classes, pretrained)
         import segmentation_models_pytorch as smp

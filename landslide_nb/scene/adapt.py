@@ -46,8 +46,9 @@ def own_stage(
 ) -> Stage:
     "The stage that goes on with a model"
     own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), train_drop=config['drop'],
-               name='adapted', init='student', unlabelled=('test',), region=True, iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
-    if labelled: own.update(teacher='teacher')
+               name='adapted', init='student', unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean',
+               iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
+    if labelled: own.update(teacher='teacher', radiometry=.5)
     return Stage(**{**own, **fields})
 
 # %% ../../nbs/78_scene.adapt.ipynb #5dac2a64
@@ -63,7 +64,7 @@ def pseudo_labelled(
     "Windows as labelled patches, where nobody has labelled any; the teacher is taken to them first"
     teacher = Region(stage, split, scaling, amp, progress).take(teacher)
     dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
-    bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, amp=amp, progress=progress).make()
+    bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
     return Split(split.x, bank.labels, split.ns)
 
 # %% ../../nbs/78_scene.adapt.ipynb #e527ece3

@@ -28,6 +28,7 @@ from ..model.segmenter import create_segmenter
 from ..model.files import load_for_patches, save_model
 from ..model.members import Symmetric
 from .loop import nesterov
+from .radiometry import Radiometry
 
 # %% ../../nbs/67_train.learner.ipynb #3f69d17c
 def encoder_and_rest(
@@ -85,10 +86,12 @@ def landslide_learner(
     opt_func = None,              # SGD with Nesterov momentum by default
     lr: float = .01,              # learning rate
     wd: float = 5e-4,             # weight decay
+    init = None,                  # folder of a model to start from, or 'starter': the network and the scaling are then its own
     amp: bool = True,             # mixed precision where the device has it
     **kwargs                      # passed to `Learner`, such as `path` or `cbs`
 ) -> LandslideLearner:
     "A Learner for patches; `ValueError` for a backbone or an architecture that is not known"
+    if init is not None: return fine_tuned(init, dls, loss_func=loss_func, metrics=metrics, opt_func=opt_func, lr=lr, wd=wd, amp=amp, **kwargs)
     zoom = (train_size(dls) or 0) / dls.train_ds.x.shape[-1] or 1.
     model = create_segmenter(arch, backbone, pretrained=pretrained, zoom=zoom, drop=drop)
     return made_learner(dls, model, loss_func, metrics, opt_func, lr, wd, amp, **kwargs)
@@ -137,7 +140,7 @@ def no_patches(
 
 # %% ../../nbs/67_train.learner.ipynb #25077891
 def load_segmenter(
-    folder,          # that `save_segmenter` or `landslide-train` wrote
+    folder,          # that `save_segmenter` or `landslide-train` wrote, or 'starter'
     dls = None,      # loaders to go on learning from, with the model's scaling; by default it only predicts
     device = None,   # fastai's default by default
     **kwargs         # passed as to `landslide_learner`, such as `lr`
@@ -151,6 +154,23 @@ def load_segmenter(
     learn = made_learner(no_patches(info.scaling, device) if dls is None else dls, model, **kwargs)
     learn.recipe = info.recipe
     return learn
+
+# %% ../../nbs/67_train.learner.ipynb #5f55ce3b
+def rescale(
+    dls,             # from `landslide_dls`, changed in place
+    scaling: Scaling # of a model
+):
+    "Have loaders scale bands as a model knows them"
+    for t in (t for dl in dls.loaders for t in dl.after_batch.fs):
+        if isinstance(t, ScaleBands): t.__init__(scaling)
+        elif isinstance(t, Radiometry): t.scaling = scaling
+    dls.scaling = scaling
+    dls.to(dls.device)
+    return dls
+
+def fine_tuned(init, dls, **kwargs):
+    "A Learner that goes on with a saved model; the arguments are those of `landslide_learner`"
+    return load_segmenter(init, rescale(dls, load_for_patches(init)[1].scaling), **kwargs)
 
 # %% ../../nbs/67_train.learner.ipynb #dad73700
 @patch

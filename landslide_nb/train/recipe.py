@@ -7,7 +7,7 @@ __all__ = ['PAPER', 'PAPER_ABLATION', 'QUICK', 'DEMO', 'RecipeError', 'Stage', '
 
 # %% ../../nbs/61_train.recipe.ipynb #0299657f
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import InputError
@@ -36,7 +36,7 @@ class Stage:
     pretrained: bool = False        # start the backbone from ImageNet weights (needs the hub)
     teacher: str|None = None        # earlier stage that makes the pseudo labels, None for labelled data only
     unlabelled: tuple = ()          # splits that the teacher labels
-    init: str|None = None           # earlier stage whose weights it starts from
+    init: str|None = None           # earlier stage whose weights it starts from, or 'starter', the library's own model
     iters: int = 60_000             # iterations
     bs: int = 16                    # labelled patches a batch, and as many unlabelled ones
     size: int = 256                 # pixels of an augmented patch; prediction magnifies as much
@@ -131,8 +131,9 @@ class Recipe:
         for s in self.stages:
             if s.name in seen: raise RecipeError(f'two stages are called {s.name!r}')
             for k in ('teacher', 'init'):
-                if (o := getattr(s, k)) and o not in seen: raise RecipeError(f'stage {s.name!r}: {k} {o!r} is no earlier stage')
-            if s.init and (seen[s.init].arch, seen[s.init].backbone) != (s.arch, s.backbone):
+                if (o := getattr(s, k)) and o not in seen and (k, o) != ('init', 'starter'):
+                    raise RecipeError(f'stage {s.name!r}: {k} {o!r} is no earlier stage')
+            if s.init in seen and (seen[s.init].arch, seen[s.init].backbone) != (s.arch, s.backbone):
                 raise RecipeError(f'stage {s.name!r} cannot start from {s.init!r}, which is another model')
             seen[s.name] = s
 
@@ -185,12 +186,27 @@ DEMO = Recipe('demo', method_stages(
     dict(backbone='resnet10t'), dict(arch='hrnet', backbone='hrnet_w18_small', iters=400, lr=.1), dict(backbone='resnet10t'),
     dict(iters=200, lr=.005), without=True, iters=300, bs=8, size=128, every=100, lr=.02))
 
+# %% ../../nbs/61_train.recipe.ipynb #3ea7c15b
+_BEST = dict(backbone='resnet18', size=128, radiometry=.5, every=250)
+BEST = Recipe('best', [Stage('source', iters=4000, lr=.02, **_BEST),
+                       Stage('final', init='source', teacher='source', unlabelled=('valid', 'test'), iters=1000, lr=.005, region=True,
+                             uncertainty='symmetries', answer='mean', **_BEST)])
+
 # %% ../../nbs/61_train.recipe.ipynb #9ba4a532
-RECIPES = {r.name: r for r in (PAPER, PAPER_ABLATION, QUICK, DEMO)}
+RECIPES = {r.name: r for r in (PAPER, PAPER_ABLATION, BEST, QUICK, DEMO)}
+
+# %% ../../nbs/61_train.recipe.ipynb #0bd85630
+@patch
+def from_starter(self:Recipe,
+    config: dict # of the starter model
+) -> Recipe:
+    "The recipe whose stages start from the library's own model where they would start from nothing, with its architecture, without ImageNet"
+    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), pretrained=False)
+    return Recipe(self.name, [replace(s, **own, init=s.init or 'starter') for s in self.stages])
 
 # %% ../../nbs/61_train.recipe.ipynb #4f0f7b7a
 def get_recipe(
-    name: str # 'paper', 'paper-ablation', 'quick', 'demo', or a TOML file
+    name: str # 'paper', 'paper-ablation', 'best', 'quick', 'demo', or a TOML file
 ) -> Recipe:
     "A recipe by name or from a file; `RecipeError` where there is none or it is broken"
     if str(name) in RECIPES: return RECIPES[str(name)]

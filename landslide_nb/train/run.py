@@ -15,7 +15,7 @@ from ..core.files import write_json
 from ..core.precision import amp_dtype
 from ..data.folders import SPLITS
 from ..data.store import on_device, read_split
-from ..model.files import load_model
+from ..model.files import load_for_patches, load_model
 from ..predict.probabilities import evaluate
 from .recipe import Recipe, RecipeError, Stage
 from .processes import wait_for_processes
@@ -88,6 +88,20 @@ def announcement(
     taught = f', taught by {stage.teacher} on {" + ".join(stage.unlabelled)}' if stage.teacher else ''
     return f'{stage.name}: {stage.arch} on {stage.backbone}, {stage.iters} iterations{taught}'
 
+# %% ../../nbs/66_train.run.ipynb #c8c379fd
+def begun_from(
+    recipe: Recipe, # any
+    device          # where its models train
+) -> tuple: # the library's own model by name, if a stage starts from it; the scaling that it knows, which is then everybody's
+    "What a recipe starts from; `RecipeError` where a stage is another model than that"
+    stages = [s for s in recipe.stages if s.init == 'starter' and not any(o.name == 'starter' for o in recipe.stages)]
+    if not stages: return {}, None
+    model, info = load_for_patches('starter', device or default_device())
+    kind = info.config['arch'], info.config['backbone']
+    for s in stages:
+        if (s.arch, s.backbone) != kind: raise RecipeError(f'stage {s.name!r} cannot start from the starter, which is {" ".join(kind)}')
+    return dict(starter=model), info.scaling
+
 # %% ../../nbs/66_train.run.ipynb #2daa773e
 def run_recipe(
     root,           # data folder in either layout, or a packed store
@@ -110,7 +124,8 @@ def run_recipe(
     about = dict(recipe=recipe.to_dict(), seed=seed, precision=precision, split={k: v.digest() for k, v in data.items()})
     done = begin_run(out, about, resume)
     if (out/'summary.json').exists(): return json.loads((out/'summary.json').read_text(encoding='utf-8'))
-    scaling, models = data['train'].measure_scaling(), {}
+    models, scaling = begun_from(recipe, device)
+    scaling = scaling or data['train'].measure_scaling()
     data = on_device(data, device or default_device())
     summary = dict(recipe=recipe.to_dict(), seed=seed, data=str(root), patches={k: len(v) for k, v in data.items()},
                    skipped=[str(e) for e in bad or ()], stages=done)
