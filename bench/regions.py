@@ -32,8 +32,8 @@ from landslide_nb.model.members import Ensemble, Symmetric
 from landslide_nb.model.metrics import calibration, risk_coverage
 from landslide_nb.model.uncertainty import UNCERTAINTIES
 from landslide_nb.predict.probabilities import evaluate, predict_split, query_teacher, score_masks, unlabelled_dl
-from landslide_nb.predict.region import adapt_to_region
-from landslide_nb.predict.statistics import blended, region_statistics
+from landslide_nb.predict.region import adapt_to_region, clear_patches, ground_statistics
+from landslide_nb.predict.statistics import blended
 from landslide_nb.selftrain.selection import select_class_balanced
 from landslide_nb.train.recipe import Stage
 from landslide_nb.train.stage import train_stage
@@ -180,7 +180,7 @@ def statistics_rows(w, rows, domain, b):
     if rows.has(**base, method='statistics, best threshold'): return
     model, pool = w.base(b), bare(pool)
     guarded, how = adapt_to_region(model, pool, w.scaling, progress=False)
-    stats = region_statistics(model, pool, w.scaling, progress=False)
+    stats = ground_statistics(model, clear_patches(pool), w.scaling)
     rows.add(**base, method='source', **score(model, truth, w))
     rows.add(**base, method='statistics, whole', **score(blended(model, stats, 1), truth, w))
     rows.add(**base, method='statistics, half', **score(blended(model, stats, .5), truth, w))

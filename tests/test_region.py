@@ -59,7 +59,7 @@ CASES = dict(
     away=(UNSEEN_PATCHES, 'the region differs from what the model knows (0.'),
     home=([synth_patch(LABELLED, n)[0] for n in range(100, 108)], 'no shift beyond chance (0.00): left as it is'),
     alone=(UNSEEN_PATCHES[:1], 'one patch does not show a region: left as it is'),
-    white=([np.full((14, 128, 128), 4, np.float32)]*3, 'all 3 patches are cloud or snow: left as it is'))
+    white=([np.full((14, 128, 128), 4, np.float32)]*3, 'all 3 patches are cloud, snow or water: left as it is'))
 
 
 @pytest.mark.parametrize('case', CASES)

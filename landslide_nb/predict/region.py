@@ -40,21 +40,31 @@ def shift_weight(
     return max(0., 1 - (3*noise + .25) / max(moved, 1e-12))
 
 # %% ../../nbs/35_predict.region.ipynb #ac35bb7d
-def covered(
-    x: np.ndarray # `(N, 14, H, W)` in benchmark units
-) -> np.ndarray: # `(N,)` share of each patch
-    "Cloud and snow: a reflectance above 0.25 in blue, where ground that is lit fully and bare has 0.2 at most"
-    blue = band_index('B2')
-    return (x[:, blue] * BANDS[blue].mean > 2500).mean((1, 2))
+def ground(
+    x: torch.Tensor # `(B, 14, H, W)` in benchmark units
+) -> torch.Tensor: # `(B, H, W)`, true where there is some
+    "What is neither cloud nor snow, which reflect more than 0.25 of blue light, nor water, which is half as bright in the near infrared as in green"
+    blue, green, near = (x[:, band_index(k)] * BANDS[band_index(k)].mean for k in ('B2', 'B3', 'B8'))
+    return (blue < 2500) & (near > green / 2)
 
 # %% ../../nbs/35_predict.region.ipynb #f9de9302
 def clear_patches(
     split: Split # any
-) -> Split: # without those that are half covered or more
+) -> Split: # without those that show less than a quarter of ground
     "Patches that show ground"
     parts = [[*range(i, min(i + 64, len(split)))] for i in range(0, len(split), 64)]
-    clouds = np.concatenate([covered(torch.as_tensor(split.gather(o)[0]).cpu().numpy()) for o in parts])
-    return split.subset(np.flatnonzero(clouds < .5).tolist())
+    shares = [ground(torch.as_tensor(split.gather(o)[0])).float().mean((1, 2)).cpu() for o in parts]
+    return split.subset(np.flatnonzero(torch.cat(shares).numpy() >= .25).tolist())
+
+def ground_statistics(
+    model: nn.Module, # with batch norms; untouched
+    split: Split,     # patches of the region that show ground, see `clear_patches`
+    scaling: Scaling, # the model's
+    bs: int = 16,     # patches a batch
+    progress: bool = False # show a bar
+) -> RegionStatistics:
+    "`region_statistics` of the ground"
+    return region_statistics(model, split, scaling, bs, progress, where=ground)
 
 # %% ../../nbs/35_predict.region.ipynb #123fb4fc
 def map_signs(
@@ -84,7 +94,7 @@ class Adaptation:
     outcome: str            # 'adapted', 'as asked', 'no shift', 'collapse', 'explosion', 'one patch', 'covered' or 'no batch norm'
     weight: float           # 0 for the model as it was, 1 for the region's statistics
     patches: int            # that were measured
-    left_out: int           # of cloud and snow
+    left_out: int           # of cloud, snow and water
     moved: float|None = None# squared distance of the region's mean, in the source's variances
     noise: float|None = None# what chance alone makes of it
     share: tuple|None = None# of landslide pixels, before and after
@@ -101,7 +111,7 @@ def __str__(self:Adaptation):
             'explosion': f'{far}, but adapting finds landslides everywhere ({share}): left as it is',
             'no batch norm': 'the model has no batch norm that a region could be measured with: left as it is',
             'one patch': 'one patch does not show a region: left as it is',
-            'covered': f'all {self.left_out} patches are cloud or snow: left as it is'}[self.outcome]
+            'covered': f'all {self.left_out} patches are cloud, snow or water: left as it is'}[self.outcome]
 
 # %% ../../nbs/35_predict.region.ipynb #9be3b89d
 def judged(
@@ -131,7 +141,7 @@ def adapt_to_region(
     about = dict(patches=len(clear), left_out=len(split) - len(clear))
     if not has_norms(model): return same, Adaptation('no batch norm', 0., **about)
     if len(clear) < 2: return same, Adaptation('one patch' if len(clear) else 'covered', 0., **about)
-    stats = region_statistics(model, clear, scaling, bs, progress)
+    stats = ground_statistics(model, clear, scaling, bs, progress)
     moved, noise = shift_and_noise(model, stats)
     about.update(weight=shift_weight(moved, noise) if weight is None else float(weight), moved=moved, noise=noise)
     if not about['weight']: return same, Adaptation('no shift' if weight is None else 'as asked', **about)

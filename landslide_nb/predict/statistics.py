@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from ..core.progress import with_bar
 from ..data.bands import Scaling
@@ -60,17 +61,31 @@ class NormStatistics:
         self.values += values
 
 # %% ../../nbs/34_predict.statistics.ipynb #7149d1b7
+def moments(
+    x: torch.Tensor,   # `(B, C, h, w)` before a batch norm
+    where: torch.Tensor# `(B, 1, H, W)` 1 for pixels that count, else 0
+) -> tuple: # `(C,)` mean and variance over what counts, and how many values a channel that is
+    "Moments of a part of the pixels; a pixel of a smaller map counts where most of what lies under it does"
+    w = (F.adaptive_avg_pool2d(where, x.shape[-2:]) > .5).to(x.dtype)
+    n = w.sum().clamp_min(1)
+    mean = (x*w).sum((0, 2, 3)) / n
+    return mean, ((x - mean[:, None, None])**2 * w).sum((0, 2, 3)) / n, int(w.sum())
+
 def watch(
     name: str,    # of the batch norm
     norm: nn.Module,
-    found: dict   # name -> `NormStatistics`, filled as batches pass
+    found: dict,  # name -> `NormStatistics`, filled as batches pass
+    counts: dict  # under 'where' the pixels of the batch that count, see `moments`; None for all of them
 ):
     "Have the batch norm use each batch's own statistics, and note them; a batch of one value a channel goes by what was known before"
-    def before(m, inp): m.training = inp[0].numel() > inp[0].shape[1]
+    def before(m, inp):
+        m.part = None if counts['where'] is None else moments(inp[0], counts['where'])
+        m.training = m.part is None and inp[0].numel() > inp[0].shape[1]
+        if m.part and m.part[2] > 1: m.running_mean.copy_(m.part[0]), m.running_var.copy_(m.part[1])
     def after(m, inp, out):
-        if not m.training: return
-        values = inp[0].numel() // inp[0].shape[1]
-        mean, var = m.running_mean.cpu().double(), m.running_var.cpu().double() * (values - 1) / values
+        values = m.part[2] if m.part else inp[0].numel() // inp[0].shape[1]
+        if values < 2: return
+        mean, var = m.running_mean.cpu().double(), m.running_var.cpu().double() * (1 if m.part else (values - 1)/values)
         if name in found: found[name].add(mean, var, values)
         else: found[name] = NormStatistics(mean, var, values)
         m.running_mean.copy_(m.source_mean), m.running_var.copy_(m.source_var)
@@ -82,14 +97,18 @@ def watch(
 class FirstNorm:
     "The mean of each patch and channel at the batch norm that is asked first, which sees the patch through one convolution"
     def __init__(self,
-        model: nn.Module # that is watched
+        model: nn.Module, # that is watched
+        counts: dict      # see `watch`
     ):
-        self.name, self.means = None, []
-        for k, m in norms(model).items(): m.register_forward_pre_hook(lambda m, inp, k=k: self.note(k, inp[0]))
+        self.name, self.means, self.counts = None, [], counts
+        for k, m in norms(model).items(): m.register_forward_pre_hook(lambda m, inp, k=k: self.note(k, inp[0].float()))
 
     def note(self, name, x):
         self.name = self.name or name
-        if name == self.name: self.means.append(x.float().flatten(2).mean(2).cpu().double())
+        if name != self.name: return
+        if self.counts['where'] is None: means = [x.flatten(2).mean(2)]
+        else: means = [mean[None] for mean, _, n in (moments(o[None], w[None]) for o, w in zip(x, self.counts['where'])) if n]
+        self.means += [o.cpu().double() for o in means]
 
 # %% ../../nbs/34_predict.statistics.ipynb #7f94e922
 @dataclass
@@ -114,16 +133,20 @@ def region_statistics(
     split: Split,     # unlabelled patches of the region, un-augmented; masks, if any, are not used
     scaling: Scaling, # the model's
     bs: int = 16,     # patches a batch, at most
-    progress: bool = True # show a bar
+    progress: bool = True, # show a bar
+    where = None      # which pixels count: takes patches `(B, 14, H, W)` in benchmark units and gives `(B, H, W)`, true for those; all by default
 ) -> RegionStatistics:
-    "Mean and variance before every batch norm, over all pixels, in float32 on the model's device; `ValueError` without batch norms or patches"
+    "Mean and variance before every batch norm, over the pixels, in float32 on the model's device; `ValueError` without batch norms or patches"
     if not len(split): raise ValueError('there are no patches to measure')
-    net, found = copy.deepcopy(unwrapped(model)).float().eval(), {}
+    net, found, counts = copy.deepcopy(unwrapped(model)).float().eval(), {}, {}
     device = next(net.parameters()).device
-    first = FirstNorm(net)
-    for k, m in norms(net).items(): watch(k, m, found)
+    first = FirstNorm(net, counts)
+    for k, m in norms(net).items(): watch(k, m, found, counts)
     for part in with_bar(even_batches(len(split), bs), progress, 'measuring the region'):
-        net(scaling.encode(torch.as_tensor(split.gather(part)[0]).as_subclass(torch.Tensor).to(device).float()))
+        x = torch.as_tensor(split.gather(part)[0]).as_subclass(torch.Tensor).to(device).float()
+        mask = where(x) if where else None
+        counts['where'] = mask[:, None].float() if mask is not None and not mask.all() else None
+        net(scaling.encode(x))
     return RegionStatistics(found, first.name, torch.cat(first.means))
 
 # %% ../../nbs/34_predict.statistics.ipynb #18508d9c

@@ -27,7 +27,7 @@ from ..model.segmenter import create_segmenter
 from ..model.files import save_model
 from ..predict.probabilities import teacher_answers, unlabelled_dl
 from ..predict.statistics import blended, region_statistics
-from ..predict.region import adapt_to_region
+from ..predict.region import adapt_to_region, clear_patches, ground_statistics
 from ..selftrain.bank import PseudoBank
 from ..selftrain.callback import SelfTraining
 from ..look.charts import plot_curves
@@ -118,7 +118,7 @@ class Region:
         "A model that was trained since, taken as far as the first one was, or by itself where it is the first"
         if self.asked and self.how is None: return self.take(model)
         if not self.asked or self.how.outcome != 'adapted': return model
-        return blended(model, region_statistics(model, self.some, self.scaling, self.bs, False), self.how.weight)
+        return blended(model, ground_statistics(model, clear_patches(self.some), self.scaling, self.bs), self.how.weight)
 
     def about(self, known):
         "What a saved model says of it"
