@@ -171,6 +171,9 @@ class Resume(Callback):
         return self.n - self.state['epoch']
 
     def before_epoch(self):
+        if not self.begun and (bar := getattr(getattr(self.learn, 'progress', None), 'mbar', None)):
+            bar.main_bar.total = self.n
+            bar.update(0) # fastprogress takes the time from there
         self.learn.n_epoch = self.n
         self.learn.epoch += self.state['epoch']
         if not self.begun and not self.state['at']: self.draw_on()
