@@ -173,7 +173,8 @@ class Resume(Callback):
     def before_epoch(self):
         if not self.begun and (bar := getattr(getattr(self.learn, 'progress', None), 'mbar', None)):
             bar.main_bar.total = self.n
-            bar.update(0) # fastprogress takes the time from there
+            bar.update(0) # fastprogress takes the time from there, and from the time how often it shows something
+            bar.main_bar.start_t -= self.state['cbs'].get('metrics_csv', {}).get('seconds', self.state['epoch'])
         self.learn.n_epoch = self.n
         self.learn.epoch += self.state['epoch']
         if not self.begun and not self.state['at']: self.draw_on()
