@@ -48,6 +48,11 @@ class ModelInfo:
     version: str          # of the library that wrote it
     adapted: dict|None = None # to which region, and how: an `Adaptation` as a dict and the model it was
 
+    @property
+    def home(self):
+        "Whether its statistics are those of one region, from which others can differ; the recipe of a model of many regions says `home: false`"
+        return not (isinstance(self.recipe, dict) and self.recipe.get('home') is False)
+
 # %% ../../nbs/24_model.files.ipynb #dbb78791
 FORMAT = 2
 
@@ -209,6 +214,7 @@ def load_model(
     model, state = create_segmenter(**info.config), full_precision(load_file(weights))
     check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
+    model.home = info.home
     return model.to(device).eval(), info
 
 # %% ../../nbs/24_model.files.ipynb #f80e4629

@@ -39,6 +39,13 @@ def shift_weight(
     "How far to go to a region's statistics: positive-part James-Stein, after half a standard deviation for composition"
     return max(0., 1 - (3*noise + .25) / max(moved, 1e-12))
 
+# %% ../../nbs/35_predict.region.ipynb #ef83edd9
+def way_for(
+    n: int # patches of the region
+) -> float: # 0 to 1
+    "How far to take a model of many regions to one of them"
+    return n / (n + 8)
+
 # %% ../../nbs/35_predict.region.ipynb #ac35bb7d
 def ground(
     x: torch.Tensor # `(B, 14, H, W)` in benchmark units
@@ -99,11 +106,12 @@ class Adaptation:
     noise: float|None = None# what chance alone makes of it
     share: tuple|None = None# of landslide pixels, before and after
     confidence: tuple|None = None # mean probability of the likelier class, before and after
+    home: bool = True       # whether the model came from one region; if not, how far it goes depends on the number of patches alone
 
 # %% ../../nbs/35_predict.region.ipynb #8b67b013
 @patch
 def __str__(self:Adaptation):
-    far = f'the region differs from what the model knows ({self.weight:.2f})'
+    far = f'the region differs from what the model knows ({self.weight:.2f})' if self.home else f'the model knows many regions ({self.weight:.2f} of the way to this one)'
     share = self.share and 'landslide share {:.2f} % -> {:.2f} %'.format(*(100*o for o in self.share))
     return {'adapted': f'{far}: adapted, {share}', 'as asked': f'adapted as asked ({self.weight:.2f}), {share}',
             'no shift': f'no shift beyond chance ({self.weight:.2f}): left as it is',
@@ -129,7 +137,7 @@ def adapt_to_region(
     model: nn.Module,     # gives logits; untouched
     split: Split,         # unlabelled patches of the region, un-augmented: one scene or one date rather than a mixture
     scaling: Scaling,     # the model's
-    weight: float = None, # how far to go, 0 to 1; by default as `shift_weight` says, and not at all where the map then looks wrong
+    weight: float = None, # how far to go, 0 to 1; by default as `shift_weight` says (`way_for`, for a model of many regions), and not at all where the map then looks wrong
     bs: int = 16,         # patches a batch
     amp: bool = True,     # mixed precision, where the device has it, for the maps before and after
     progress: bool = True # show a bar
@@ -138,12 +146,13 @@ def adapt_to_region(
     if not len(split): raise ValueError('there are no patches of the region')
     if weight is not None and not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     same, clear = copy.deepcopy(unwrapped(model)).eval(), clear_patches(split)
-    about = dict(patches=len(clear), left_out=len(split) - len(clear))
+    about = dict(patches=len(clear), left_out=len(split) - len(clear), home=getattr(unwrapped(model), 'home', True))
     if not has_norms(model): return same, Adaptation('no batch norm', 0., **about)
     if len(clear) < 2: return same, Adaptation('one patch' if len(clear) else 'covered', 0., **about)
     stats = ground_statistics(model, clear, scaling, bs, progress)
     moved, noise = shift_and_noise(model, stats)
-    about.update(weight=shift_weight(moved, noise) if weight is None else float(weight), moved=moved, noise=noise)
+    way = shift_weight(moved, noise) if about['home'] else way_for(len(clear))
+    about.update(weight=way if weight is None else float(weight), moved=moved, noise=noise)
     if not about['weight']: return same, Adaptation('no shift' if weight is None else 'as asked', **about)
     there = blended(model, stats, about['weight'])
     share, confidence = zip(*(map_signs(o, clear, scaling, bs, amp) for o in (model, there)))
