@@ -25,6 +25,7 @@ from .model.segmenter import *
 from .model.files import *
 from .model.members import *
 from .model.uncertainty import *
+from .model.sentinel2 import *
 from .predict.probabilities import *
 from .predict.meanfield import *
 from .predict.crf import *
@@ -45,6 +46,7 @@ from .train.processes import *
 from .train.stage import *
 from .train.run import *
 from .train.learner import *
+from .train.ground import *
 from .scene.terrain import *
 from .scene.synthetic import *
 from .scene.sentinel import *

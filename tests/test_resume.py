@@ -204,7 +204,8 @@ def test_a_run_that_goes_on_shows_its_bars_on_a_terminal(whole, tmp_path):
     p = start(folder/'world', tmp_path/'run', folder/'tiny.toml', die=len(list((folder/'whole').rglob('*.*'))))
     p.join()
     assert p.exitcode == -signal.SIGKILL and not (tmp_path/'run/summary.json').exists()
-    args = [BIN/'landslide-train', folder/'world', tmp_path/'run', '--recipe', folder/'tiny.toml', '--truth', folder/'world/truth', '--resume', '--device', 'cpu']
+    args = [BIN/'landslide-train', folder/'world', tmp_path/'run', '--recipe', folder/'tiny.toml', '--truth', folder/'world/truth', '--resume',
+            '--device', 'cpu']
     in_terminal = [sys.executable, '-c', 'import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))', *map(str, args)]
     res = subprocess.run(in_terminal, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=ENV)
     assert res.returncode == 0, res.stdout
