@@ -1,7 +1,7 @@
 """What a GPU makes of the paper's sizes: rates, memory, shares of the card's matrix rate -> bench/GPU.md, with the card's name.
 
 Every line is printed as it is measured, and the file is written anew after each part. Rates are of whole training steps of the library
-(augmentation, both halves, mix-up, backward, optimiser, logs), the difference of a long run and a short one.
+(augmentation, both halves, mix-up, backward, optimiser, logs), from the first report of a run to its last.
 """
 import argparse
 import tempfile
@@ -21,7 +21,7 @@ from landslide_nb.data.store import Split, on_device
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.predict.probabilities import predict_split, query_teacher, unlabelled_dl
 from landslide_nb.predict.statistics import region_statistics
-from landslide_nb.train.loop import batch_that_fits
+from landslide_nb.train.loop import batch_that_fits, read_metrics
 from landslide_nb.train.recipe import PAPER
 from landslide_nb.train.stage import train_stage, trial_step
 
@@ -66,16 +66,14 @@ def step_flops(stage):
 
 
 def rate(stage, data, models, n):
-    "Iterations a second, memory in GiB, and the model"
-    t = []
-    for iters in (n//6, n):
-        torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as out:
-            model = train_stage(replace(stage, iters=iters, pretrained=False), data, SCALING, models, out, device='cuda', progress=False)
-        torch.cuda.synchronize()
-        t.append(time.perf_counter() - start)
-    return (n - n//6) / (t[1] - t[0]), torch.cuda.max_memory_allocated()/2**30, model
+    "Iterations a second between the first report and the last of a run, memory in GiB, and the model"
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as out:
+        stage = replace(stage, iters=n, every=max(n // 4, 1), pretrained=False)
+        model = train_stage(stage, data, SCALING, models, out, device='cuda', progress=False)
+        rows = read_metrics(Path(out)/'metrics.csv')
+    its = (rows[-1]['iteration'] - rows[0]['iteration']) / (rows[-1]['seconds'] - rows[0]['seconds'])
+    return its, torch.cuda.max_memory_allocated()/2**30, model
 
 
 def training(say, matrix, n):
