@@ -42,9 +42,9 @@ def shift_weight(
 # %% ../../nbs/35_predict.region.ipynb #ef83edd9
 def way_for(
     n: int # patches of the region
-) -> float: # 0 to 1
-    "How far to take a model of many regions to one of them"
-    return n / (n + 8)
+) -> float: # 0 to a half
+    "How far to take the means of a model of many regions to those of one of them"
+    return .5 * n / (n + 4)
 
 # %% ../../nbs/35_predict.region.ipynb #ac35bb7d
 def ground(
@@ -154,7 +154,7 @@ def adapt_to_region(
     way = shift_weight(moved, noise) if about['home'] else way_for(len(clear))
     about.update(weight=way if weight is None else float(weight), moved=moved, noise=noise)
     if not about['weight']: return same, Adaptation('no shift' if weight is None else 'as asked', **about)
-    there = blended(model, stats, about['weight'])
+    there = blended(model, stats, about['weight'], spread=about['home'])
     share, confidence = zip(*(map_signs(o, clear, scaling, bs, amp) for o in (model, there)))
     res = Adaptation(judged(about['weight'], weight is not None, share), **about, share=share, confidence=confidence)
     return there if res.outcome in ('adapted', 'as asked') else same, res

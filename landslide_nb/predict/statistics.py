@@ -154,13 +154,14 @@ def region_statistics(
 def blended(
     model: nn.Module,       # untouched
     stats: RegionStatistics,# of a region, from this model
-    weight: float           # 0 leaves the model as it is, 1 takes the region's statistics
+    weight: float,          # 0 leaves the model as it is, 1 takes the region's statistics
+    spread: bool = True     # variances too, not the means alone
 ) -> nn.Module: # a copy in eval mode
     "The model with means and variances part of the way to a region's; `ValueError` for a weight outside [0, 1]"
     if not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     net = copy.deepcopy(unwrapped(model)).eval()
     for k, m in norms(net).items():
         if k not in stats.norms: continue
-        for old, new in ((m.running_mean, stats.norms[k].mean), (m.running_var, stats.norms[k].var)):
+        for old, new in ((m.running_mean, stats.norms[k].mean), (m.running_var, stats.norms[k].var))[:2 if spread else 1]:
             old.copy_((1 - weight)*old.double().cpu() + weight*new)
     return net

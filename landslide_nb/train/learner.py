@@ -153,7 +153,6 @@ def load_segmenter(
                          'give landslide_dls the scaling of the model, load_segmenter(folder).dls.scaling')
     learn = made_learner(no_patches(info.scaling, device) if dls is None else dls, model, **kwargs)
     learn.recipe = info.recipe
-    if dls is not None and not model.home: model.home, learn.recipe = True, {k: v for k, v in info.recipe.items() if k != 'home'} # it gets one
     return learn
 
 # %% ../../nbs/67_train.learner.ipynb #5f55ce3b

@@ -46,7 +46,9 @@ def stage_model(
 ) -> torch.nn.Module:
     "The model that a stage trains, with the weights it starts from"
     model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom, drop=stage.train_drop)
-    if stage.init: model.load_state_dict(models[stage.init].state_dict())
+    if stage.init:
+        model.load_state_dict(models[stage.init].state_dict())
+        model.home = getattr(models[stage.init], 'home', True) # what was trained on many regions stays a model of many
     return model.to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/65_train.stage.ipynb #8dac873f
@@ -115,8 +117,8 @@ class Region:
         return model
 
     def again(self, model):
-        "A model that was trained since, taken as far as the first one was, or by itself where it is the first"
-        if self.asked and self.how is None: return self.take(model)
+        "A model that was trained since, taken as far as the first one was; by itself where it is the first, or the first was one of many regions"
+        if self.asked and not (self.how and self.how.home): return self.take(model)
         if not self.asked or self.how.outcome != 'adapted': return model
         return blended(model, ground_statistics(model, clear_patches(self.some), self.scaling, self.bs), self.how.weight)
 
@@ -179,7 +181,7 @@ def save_stage(
     adapted: dict = None # the region it was taken to
 ):
     "Write a finished stage: model and curves"
-    save_model(out, model, scaling, recipe, adapted)
+    save_model(out, model, scaling, dict(recipe, **({} if getattr(model, 'home', True) else dict(home=False))), adapted)
     fig = plot_curves(rows)
     with atomic_path(Path(out)/'curves.png') as tmp: fig.savefig(tmp)
     plt.close(fig)
@@ -225,7 +227,8 @@ def train_stage(
             again.restore(learn, cbs)
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
-    model = model.eval() if not stage.radiometry else blended(model, region_statistics(model, spread_over(data['train'], 256), scaling, stage.bs, False), 1)
+    clean = stage.radiometry and getattr(model, 'home', True) # a home is measured where it is seen as it is
+    model = model.eval() if not clean else blended(model, region_statistics(model, spread_over(data['train'], 256), scaling, stage.bs, False), 1)
     model = region.again(model)
     if not rank_distrib():
         save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows, region.about(known))
