@@ -58,7 +58,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--out', type=Path, default=Path('starter'), help='folder for patches and checkpoints')
     p.add_argument('--patches', type=int, default=1600)
-    p.add_argument('--iters', type=int, default=8000)
+    p.add_argument('--iters', type=int, default=5000)
     p.add_argument('--backbone', default='regnety_004')
     p.add_argument('--bs', type=int, default=8)
     p.add_argument('--lr', type=float, default=.02)
