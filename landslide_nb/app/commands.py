@@ -288,7 +288,7 @@ def adapt_command(
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     teacher: str = None,  # folder of another model that makes the pseudo labels, MODEL itself by default
-    iters: int = None,    # iterations: 2000 by default, and 300 without --data
+    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, and none for the starter or where the scene shows no shift
     lr: float = .005,     # learning rate at the start
     bs: int = 16,         # labelled patches a batch, and as many windows of the scene
     windows: int = 2000,  # windows of the scene to learn from, at most
@@ -300,11 +300,11 @@ def adapt_command(
 ):
     "Adapt a model to a scene: its statistics, then self-training with its windows as the unlabelled patches"
     with one_line_errors('landslide-adapt'):
-        from landslide_nb.scene.adapt import adapt
-        check_range(1, None, iters=iters or 1, bs=bs, windows=windows)
-        check_range(0, None, seed=seed)
+        from landslide_nb.scene.adapt import adapt, what_became
+        check_range(1, None, bs=bs, windows=windows)
+        check_range(0, None, seed=seed, iters=iters or 0)
         check_range(1e-9, 10, lr=lr)
         with how_to_go_on('landslide-adapt', out):
             adapt(model, scene, out, data, dem, bands, offset, teacher, iters, lr, bs, windows, seed, pick_device(device),
                   not full_precision, warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint)
-        print(f'{out}: adapted to {scene}; map it with landslide-map {out} {scene} MAP')
+        print(f'{out}: {what_became(out, scene)}; map it with landslide-map {out} {scene} MAP')

@@ -6,6 +6,7 @@
 __all__ = ['adapt']
 
 # %% ../../nbs/78_scene.adapt.ipynb #6e2d0933
+import json
 from dataclasses import asdict
 from pathlib import Path
 from fastai.torch_core import default_device
@@ -13,7 +14,7 @@ from ..core.errors import InputError, PatchError
 from ..core.files import write_json
 from ..data.bands import PATCH, Scaling
 from ..data.store import Split, read_split
-from ..model.files import ModelError, load_for_patches, load_model
+from ..model.files import ModelError, ModelInfo, is_starter, load_for_patches, load_model
 from ..predict.probabilities import unlabelled_dl
 from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
@@ -37,18 +38,19 @@ def load_pair(
 
 # %% ../../nbs/78_scene.adapt.ipynb #1d4e0e5f
 def own_stage(
-    config: dict, # of the student: its architecture, backbone, zoom and dropout
-    iters: int,   # iterations
-    lr: float,    # learning rate at the start
-    bs: int,      # labelled patches a batch, and as many windows
+    info: ModelInfo, # of the student: its architecture, backbone, zoom and dropout, and the light it was trained under
+    iters: int,      # iterations
+    lr: float,       # learning rate at the start
+    bs: int,         # labelled patches a batch, and as many windows
     labelled: bool = True, # whether there are labelled patches; without them the windows and their pseudo labels take their place
-    **fields      # further fields of the `Stage`, which win over these
+    **fields         # further fields of the `Stage`, which win over these
 ) -> Stage:
     "The stage that goes on with a model"
+    config = info.config
     own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), train_drop=config['drop'],
                name='adapted', init='student', unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean',
                iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
-    if labelled: own.update(teacher='teacher', radiometry=.5)
+    if labelled: own.update(teacher='teacher', radiometry=((info.recipe or {}).get('stage') or {}).get('radiometry', 0.))
     return Stage(**{**own, **fields})
 
 # %% ../../nbs/78_scene.adapt.ipynb #5dac2a64
@@ -60,9 +62,11 @@ def pseudo_labelled(
     seed: int,       # of the passes
     amp: bool,       # mixed precision where the device has it
     progress: bool   # show a bar
-) -> Split: # the same windows with masks, 255 where the teacher is not sure
+) -> Split: # the same windows with masks, 255 where the teacher is not sure; without, where the stage will not be trained
     "Windows as labelled patches, where nobody has labelled any; the teacher is taken to them first"
-    teacher = Region(stage, split, scaling, amp, progress).take(teacher)
+    region = Region(stage, split, scaling, amp, False)
+    teacher = region.take(teacher)
+    if region.stays(): return split
     dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
     return Split(split.x, bank.labels, split.ns)
@@ -77,7 +81,7 @@ def adapt(
     bands: str = None,   # names of the bands in the file, where it has no descriptions
     offset: float = None,# DN to take off, from the metadata by default
     teacher = None,      # folder of another model that makes the pseudo labels
-    iters: int = None,   # iterations: 2000 by default, and 300 without labelled patches
+    iters: int = None,   # iterations, 0 for the statistics alone; by default 2000, 300 without labelled patches, and none for the starter or where the scene shows no shift
     lr: float = .005,    # learning rate at the start
     bs: int = 16,        # labelled patches a batch, and as many windows
     most: int = 2000,    # windows of the scene to learn from
@@ -99,7 +103,9 @@ def adapt(
     if labelled and labelled.y is None: raise PatchError(data, "split 'train' has no masks")
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     split = scene_split(s, most=most, seed=seed, progress=progress)
-    stage = own_stage(info.config, iters or (2000 if labelled else 300), lr, bs, bool(labelled), **fields)
+    fields = dict(only_shifted=iters is None, **fields)
+    if iters is None: iters = 0 if is_starter(model) else 2000 if labelled else 300
+    stage = own_stage(info, iters, lr, bs, bool(labelled), **fields)
     about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in s.files()],
                  labelled=labelled and labelled.digest(), stage=asdict(stage), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
@@ -110,3 +116,13 @@ def adapt(
     write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=dem and str(dem), data=data and str(data),
                                       labelled=labelled and len(labelled), windows=len(split), notes=s.notes))
     return res
+
+# %% ../../nbs/78_scene.adapt.ipynb #8b430617
+def what_became(
+    out,  # folder of an adapted model
+    scene # it was adapted to
+) -> str:
+    "Whether it was trained, taken there by its statistics, or left"
+    if (Path(out)/'metrics.csv').exists(): return f'adapted to {scene}'
+    if json.loads((Path(out)/'adapt.json').read_text(encoding='utf-8')).get('outcome') == 'adapted': return f'taken to {scene} by its statistics alone (--iters N trains it there too)'
+    return f'left as it was (--iters N trains it on {scene} all the same)'

@@ -37,7 +37,7 @@ class Stage:
     teacher: str|None = None        # earlier stage that makes the pseudo labels, None for labelled data only
     unlabelled: tuple = ()          # splits that the teacher labels
     init: str|None = None           # earlier stage whose weights it starts from, or 'starter', the library's own model
-    iters: int = 60_000             # iterations
+    iters: int = 60_000             # iterations; with 0, what it starts from is taken to its region and is its model
     bs: int = 16                    # labelled patches a batch, and as many unlabelled ones
     size: int = 256                 # pixels of an augmented patch; prediction magnifies as much
     scale: tuple = (.75, 1.5)       # range of the random resize (open in the paper)
@@ -60,6 +60,7 @@ class Stage:
     average: float = 0.             # that student is a running average, of which this share stays at each iteration
     separate: bool = False          # the two halves of a batch have their own batch statistics (open in the paper)
     region: bool = False            # teacher and finished model are taken to the unlabelled patches by their statistics; not in the paper
+    only_shifted: bool = False      # as with 0 iterations, where the unlabelled patches show no shift beyond chance
     every: int = 1000               # iterations between two reports
 
     def __post_init__(self):
@@ -96,6 +97,8 @@ def _names(s):
     if bad: raise RecipeError(f'stage {s.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
     if (s.teacher or s.region) and not s.unlabelled: raise RecipeError(f'stage {s.name!r}: a teacher or a region needs unlabelled splits')
     if s.unlabelled and not (s.teacher or s.region): raise RecipeError(f'stage {s.name!r}: unlabelled splits need a teacher, or region')
+    if (not s.iters or s.only_shifted) and not (s.init and s.region):
+        raise RecipeError(f'stage {s.name!r}: a stage that may not train needs a model to start from (init) and a region')
     if not s.name or Path(s.name).name != s.name or s.name.startswith('.'): raise RecipeError(f'{s.name!r} is no stage name')
 
 # %% ../../nbs/61_train.recipe.ipynb #418f22ea
@@ -107,8 +110,9 @@ def _ranges(s):
     if not 0 <= s.radiometry <= 1: raise RecipeError(f'stage {s.name!r}: radiometry must lie in [0, 1]')
     for k in ('drop', 'train_drop'):
         if not 0 <= getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must lie in [0, 1)')
-    for k in ('iters', 'bs', 'size', 'every', 'passes', 'refresh'):
+    for k in ('bs', 'size', 'every', 'passes', 'refresh'):
         if getattr(s, k) is not None and getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must be 1 or more')
+    if s.iters < 0: raise RecipeError(f'stage {s.name!r}: iters must be 0 or more')
     if s.size > MOST['zoom'] * PATCH: raise RecipeError(f'stage {s.name!r}: size must be {MOST["zoom"] * PATCH} or less')
     for k in ('lr', 'power', 'momentum', 'wd', 'alpha', 'weight'):
         if not 0 <= getattr(s, k) < float('inf'): raise RecipeError(f'stage {s.name!r}: {k} must be a number from 0 on')
@@ -190,7 +194,7 @@ DEMO = Recipe('demo', method_stages(
 _BEST = dict(backbone='resnet18', size=128, radiometry=.5, every=250)
 BEST = Recipe('best', [Stage('source', iters=4000, lr=.02, **_BEST),
                        Stage('final', init='source', teacher='source', unlabelled=('valid', 'test'), iters=1000, lr=.005, region=True,
-                             uncertainty='symmetries', answer='mean', **_BEST)])
+                             uncertainty='symmetries', answer='mean', only_shifted=True, **_BEST)])
 
 # %% ../../nbs/61_train.recipe.ipynb #9ba4a532
 RECIPES = {r.name: r for r in (PAPER, PAPER_ABLATION, BEST, QUICK, DEMO)}

@@ -106,7 +106,7 @@ class Region:
         amp: bool,       # mixed precision where the device has it
         progress: bool   # show a bar, and say in a line what became of the model
     ):
-        self.asked, self.how, self.scaling, self.bs, self.amp, self.progress = stage.region, None, scaling, stage.bs, amp, progress
+        self.stage, self.asked, self.how, self.scaling, self.bs, self.amp, self.progress = stage, stage.region, None, scaling, stage.bs, amp, progress
         if self.asked: self.some = spread_over(pool, 256)
 
     def take(self, model):
@@ -115,6 +115,10 @@ class Region:
         model, self.how = adapt_to_region(model, self.some, self.scaling, bs=self.bs, amp=self.amp, progress=self.progress)
         if self.progress: print(self.how)
         return model
+
+    def stays(self):
+        "Whether the model that was taken is left so, and nothing trained"
+        return not self.stage.iters or self.stage.only_shifted and self.how.outcome == 'no shift'
 
     def again(self, model):
         "A model that was trained since, taken as far as the first one was; by itself where it is the first, or the first was one of many regions"
@@ -177,14 +181,32 @@ def save_stage(
     model,           # trained
     scaling: Scaling,# its patches were scaled with
     recipe: dict,    # where it came from
-    rows: list,      # what `MetricsCSV` noted
+    rows: list,      # what `MetricsCSV` noted, empty where nothing was trained
     adapted: dict = None # the region it was taken to
 ):
-    "Write a finished stage: model and curves"
+    "Write a finished stage: model and, where it was trained, curves"
     save_model(out, model, scaling, dict(recipe, **({} if getattr(model, 'home', True) else dict(home=False))), adapted)
+    if not rows: return
     fig = plot_curves(rows)
     with atomic_path(Path(out)/'curves.png') as tmp: fig.savefig(tmp)
     plt.close(fig)
+
+# %% ../../nbs/65_train.stage.ipynb #b2c94f5b
+def leave_stage(
+    stage: Stage,    # that is not trained
+    first,           # its teacher, or what it starts from, taken to the region
+    models: dict,    # finished models of earlier stages by name
+    scaling: Scaling,# of the models
+    region: Region,  # that the model was taken to
+    out,             # the stage's folder
+    seed: int,       # of the run
+    known: dict      # what its description says of the region beside
+) -> torch.nn.Module: # in eval mode; also saved under `out`
+    "What a stage starts from, taken to its region, as its model"
+    own = models[stage.init]
+    if stage.teacher and models[stage.teacher] is not own: first = region.take(own.to(next(first.parameters()).device))
+    if not rank_distrib(): save_stage(out, first.eval(), scaling, dict(stage=asdict(stage), seed=seed), [], region.about(known))
+    return first.eval()
 
 # %% ../../nbs/65_train.stage.ipynb #e1b95d61
 def train_stage(
@@ -201,18 +223,19 @@ def train_stage(
     checkpoint: float = 120,# seconds between two checkpoints
     known: dict = {}       # what its description says of the region it is taken to, beside how far
 ) -> torch.nn.Module: # in eval mode; also saved under `out`
-    "Train one stage and write its model, `metrics.csv` and `curves.png`; a killed one can be resumed until the model is there"
+    "Train one stage and write its model and, unless it is left untrained, `metrics.csv` and `curves.png`; a killed one can be resumed until the model is there"
     device, out = torch.device(device or default_device()), Path(out)
     path = out/'checkpoint.pt'
     state = own_chance(load_checkpoint(path), seed) if resume else None
-    set_seed(seed, reproducible=True)
-    model = stage_model(stage, models, device, stage.pretrained and not stage.init and state is None)
-    (n, iters), augment = reports(stage.iters, stage.every), BatchAugment(stage.size, stage.scale)
-    learn = stage_learner(stage, model, data, scaling, iters, augment, seed, device, out)
     pool = [data[o] for o in stage.unlabelled]
     pool = sum(pool[1:], pool[0]) if pool else None
     region = Region(stage, pool, scaling, amp, progress)
     first = region.take(models[stage.teacher or stage.init].to(device)) if stage.teacher or (stage.region and stage.init) else None
+    if region.asked and first is not None and region.stays(): return leave_stage(stage, first, models, scaling, region, out, seed, known)
+    set_seed(seed, reproducible=True)
+    model = stage_model(stage, models, device, stage.pretrained and not stage.init and state is None)
+    (n, iters), augment = reports(stage.iters, stage.every), BatchAugment(stage.size, stage.scale)
+    learn = stage_learner(stage, model, data, scaling, iters, augment, seed, device, out)
     cbs, st = [ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)], None
     if stage.teacher:
         bank = stage_bank(stage, first, pool, scaling, device, seed, amp=amp, progress=progress)
