@@ -64,7 +64,7 @@ class PseudoBank:
     def __repr__(self):
         if self.labels is None: return 'PseudoBank(not made yet)'
         if self.pred is None: return f'PseudoBank({len(self.labels)} patches, from a checkpoint)'
-        shares = ', '.join(f'{k:.1%} of {n} below {t:.3g}' for k, n, t in zip(self.kept, ('background', 'landslide'), self.thresholds))
+        shares = ', '.join(f'{k:.1%} of {n} below {t:.3g}' if t == t else f'no {n} predicted' for k, n, t in zip(self.kept, ('background', 'landslide'), self.thresholds))
         return f'PseudoBank({len(self.labels)} patches: {shares})'
 
 # %% ../../nbs/41_selftrain.bank.ipynb #85cb6f5a
