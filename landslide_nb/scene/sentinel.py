@@ -27,23 +27,66 @@ def band_name(
     found = re.search(r'(?<![A-Z0-9])B(?:AND)?[ _-]?0*(\d{1,2}A?)(?![A-Z0-9])', (text or '').upper())
     return f'B{found[1]}' if found and f'B{found[1]}' in L1C_BANDS else None
 
+# %% ../../nbs/72_scene.sentinel.ipynb #eb0d04dd
+COMMON = dict(coastal='B1', aerosol='B1', ultrablue='B1', blue='B2', green='B3', red='B4', rededge='B5 B6 B7 B8A', rededge1='B5', rededge071='B5',
+              rededge2='B6', rededge074='B6', rededge3='B7', rededge078='B7', rededge4='B8A', nir='B8 B8A', nir1='B8', nir08='B8A', nir8a='B8A', nir2='B8A',
+              narrownir='B8A', nir09='B9', watervapour='B9', cirrus='B10', swir='B11 B12', swir16='B11', swir1='B11', swir22='B12', swir2='B12')
+SPELT = (('red edge', 'rededge'), ('near infrared', 'nir'), ('short ?wave infrared', 'swir'), ('water vapou?r', 'watervapour'), ('ultra blue', 'ultrablue'),
+         ('narrow nir|nir narrow', 'narrownir'), ('(rededge|swir|nir) ([0-9])', r'\1\2'))
+
+def common_bands(
+    text: str # a description
+) -> list: # of band names
+    "The bands that a common name can mean, as STAC and others have them: B2 for 'blue', B8A for 'nir08', four for 'Red Edge'; none where there is no such name"
+    words = re.sub('[^a-z0-9]+', ' ', (text or '').lower())
+    for long, short in SPELT: words = re.sub(rf'\b(?:{long})' if '(' not in long else long, short, words)
+    found = [{*COMMON[o].split()} for o in words.split() if o in COMMON]
+    return sorted(set.intersection(*found), key=L1C_BANDS.index) if found else []
+
+# %% ../../nbs/72_scene.sentinel.ipynb #67263045
+def only_counted(
+    names: list # descriptions
+) -> bool:
+    "Whether they differ by nothing but a running number from 0 or 1, such as ENVI's 'Band 1' to 'Band 13'; 'B1' to 'B12' are names"
+    parts = [re.split(r'(\d+)', o or '') for o in names]
+    if len(names) < 2 or len({len(o) for o in parts}) > 1: return False
+    vary = [i for i, o in enumerate(zip(*parts)) if len({*o}) > 1]
+    if len(vary) != 1 or vary[0] % 2 == 0: return False
+    n, before = [int(o[vary[0]]) for o in parts], parts[0][vary[0] - 1]
+    if n != [*range(n[0], n[0] + len(n))] or n[0] > 1: return False
+    return not (re.search(r'(?<![A-Za-z])[Bb]$', before) and n[0] == 1 and n[-1] <= 12)
+
+def described_band(
+    path,     # the scene, for messages
+    text: str # description of a band, or None
+) -> str|None: # as in `L1C_BANDS`
+    "The band that a description names by its number or by a common name; `SceneError` where it says both and they differ"
+    name, may = band_name(text), common_bands(text)
+    if name and may and name not in may: raise SceneError(path, f'{text!r} cannot be: {name} is not that in Sentinel-2; is it another sensor? (--bands names them)')
+    return name or (may[0] if len(may) == 1 else 'B8' if may[:1] == ['B8'] else None)
+
 # %% ../../nbs/72_scene.sentinel.ipynb #2a721466
 def find_bands(
     path,          # the scene, for messages
     names: list,   # description of each band in the file, None where there is none
     given: str = None # names by hand, separated by commas or blanks; whatever is no band's name is passed over
-) -> dict: # number of the band in the file, from 1, by name
+) -> tuple: # number of the band in the file, from 1, by name; lines that a person should know
     "Where the bands are in a file; `SceneError` where that cannot be told or one is there twice"
+    n, notes, ask = len(names), [], f'name them, such as --bands {",".join(WANTED)}'
     if given:
-        n, names = len(names), re.split(r'[\s,]+', given.strip())
+        names = re.split(r'[\s,]+', given.strip())
         if len(names) != n: raise SceneError('--bands', f'{len(names)} names, but {path} has {n} bands')
-    found = [band_name(o) for o in names]
+    counted = not given and only_counted(names)
+    found = [None]*n if counted else [described_band(path, o) for o in names]
     if not any(found):
-        if len(names) == 13: found = L1C_BANDS
-        else: raise SceneError(path, f'{len(names)} bands without descriptions: name them, such as --bands {",".join(WANTED)}')
+        said = [o for o in names if o and not counted]
+        if said: raise SceneError(path, f'{said[0]!r} and the like are no names of bands: {ask}')
+        if n != 13: raise SceneError(path, f'{n} bands {"that are only numbered" if counted else "without descriptions"}: {ask}')
+        found = L1C_BANDS
+        notes.append(f'bands {"that are only numbered" if counted else "without descriptions"}: the order of a Level-1C product is assumed, {" ".join(L1C_BANDS)}')
     named = [o for o in found if o]
     if (twice := {o for o in named if named.count(o) > 1}): raise SceneError(path, f'band {min(twice)} is there twice')
-    return {o: i for i, o in enumerate(found, 1) if o}
+    return {o: i for i, o in enumerate(found, 1) if o}, notes
 
 # %% ../../nbs/72_scene.sentinel.ipynb #ebaf133b
 def check_bands(
@@ -135,18 +178,19 @@ def in_raster(
     src,   # open dataset
     path,  # of it
     bands: str = None # names by hand
-) -> tuple: # file and number of each band by name, metadata, whether it is Level-2A, nodata value
+) -> tuple: # file and number of each band by name, metadata, whether it is Level-2A, nodata value, lines that a person should know
     "What a raster holds"
     meta = {k.rpartition('#')[2].upper(): v for k, v in src.tags().items()}
     level2 = 'MSIL2A' in Path(path).name or any('2A' in meta.get(k, '') for k in ('PROCESSING_LEVEL', 'PRODUCT_TYPE', 'LEVEL'))
-    return {k: (str(path), i) for k, i in find_bands(path, list(src.descriptions), bands).items()}, meta, level2, src.nodata
+    where, notes = find_bands(path, list(src.descriptions), bands)
+    return {k: (str(path), i) for k, i in where.items()}, meta, level2, src.nodata, notes
 
 def in_safe(
     path # `.SAFE` folder, or one of its GRANULE folders
 ) -> tuple: # as `in_raster`
     "What a product holds, of which 0 is no pixel"
     files, level2 = safe_bands(path)
-    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(path), level2, 0
+    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(path), level2, 0, []
 
 # %% ../../nbs/72_scene.sentinel.ipynb #08f37110
 class RawScene:
@@ -157,10 +201,10 @@ class RawScene:
     ):
         if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
         self.path, self.open, self.grid = Path(os.path.abspath(path)), {}, None
-        if self.path.is_dir(): where, meta, level2, self.nodata = in_safe(self.path)
-        else: where, meta, level2, self.nodata = in_raster(self.source(str(self.path)), self.path, bands)
+        if self.path.is_dir(): where, meta, level2, self.nodata, notes = in_safe(self.path)
+        else: where, meta, level2, self.nodata, notes = in_raster(self.source(str(self.path)), self.path, bands)
         widths = {file: self.source(file).width for file, _ in where.values()}
-        self.notes, self.where = check_bands(self.path, where, level2), [where.get(o) for o in WANTED]
+        self.notes, self.where = notes + check_bands(self.path, where, level2), [where.get(o) for o in WANTED]
         self.grid = grid_of(self.open[max(widths, key=lambda o: (widths[o], o))])
         src = self.open[self.where[0][0]]
         self.dtypes = [np.dtype(o) for o in src.dtypes]
