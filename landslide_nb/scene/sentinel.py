@@ -20,12 +20,18 @@ WANTED = tuple(b.name for b in BANDS[OPTICAL])
 CIRRUS = WANTED.index('B10')
 
 # %% ../../nbs/72_scene.sentinel.ipynb #1a39b13e
+def band_names(
+    text: str # a description or a file name
+) -> list: # as in `L1C_BANDS`, each once
+    "The bands that a text names: B8A in 'B8A', 'b08a' or 'T33TVL_20200607_B8A_20m', B4 in 'Band 4 (red)'"
+    found = re.findall(r'(?<![A-Z0-9])B(?:AND)?[ _-]?0*(\d{1,2}A?)(?![A-Z0-9])', (text or '').upper())
+    return [*dict.fromkeys(f'B{o}' for o in found if f'B{o}' in L1C_BANDS)]
+
 def band_name(
     text: str # a description or a file name
 ) -> str|None: # as in `L1C_BANDS`
-    "The band that a text names: B8A in 'B8A', 'b08a' or 'T33TVL_20200607_B8A_20m', B4 in 'Band 4 (red)'"
-    found = re.search(r'(?<![A-Z0-9])B(?:AND)?[ _-]?0*(\d{1,2}A?)(?![A-Z0-9])', (text or '').upper())
-    return f'B{found[1]}' if found and f'B{found[1]}' in L1C_BANDS else None
+    "The band that it names, the first where it names several"
+    return (band_names(text) or [None])[0]
 
 # %% ../../nbs/72_scene.sentinel.ipynb #eb0d04dd
 COMMON = dict(coastal='B1', aerosol='B1', ultrablue='B1', blue='B2', green='B3', red='B4', rededge='B5 B6 B7 B8A', rededge1='B5', rededge071='B5',
@@ -101,25 +107,53 @@ def check_bands(
     return res + ([] if 'B10' in where else ['Level-2A has no B10: its mean stands in'])
 
 # %% ../../nbs/72_scene.sentinel.ipynb #2c263c71
-def safe_bands(
-    path # `.SAFE` folder, or one of its GRANULE folders
-) -> tuple: # JP2 or GeoTIFF file by band, the finest of each; whether it is Level-2A
-    "The band files of a product; `SceneError` where there are none or several scenes"
+def product_folder(
+    path # a folder
+) -> Path: # it, or the one product inside
+    "Where the files of a product lie; `SceneError` where a folder holds several products or granules"
     path = Path(path)
-    files = [o for o in path.rglob('*') if o.suffix.lower() in ('.jp2', '.tif') and 'QI_DATA' not in o.parts and band_name(o.stem)]
+    inside = sorted(o for o in path.rglob('*') if o.suffix.upper() == '.SAFE' and o.is_dir())
+    if len(inside) > 1: raise SceneError(path, f'holds {len(inside)} products, such as {inside[0].name} and {inside[1].name}: name one of them')
+    path = inside[0] if inside else path
+    if len([o for o in path.glob('GRANULE/*') if o.is_dir()]) > 1: raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
+    return path
+
+def one_of(
+    path,        # the folder, for messages
+    band: str,   # its name
+    files: list  # that name it
+) -> Path:
+    "The file of a band: the finest; `SceneError` where two are left, but for one made of another, whose name goes on where that ends"
+    res = lambda o: int(re.search(r'_(\d\d)m$', o.stem)[1]) if re.search(r'_(\d\d)m$', o.stem) else 0
+    finest = [o for o in files if res(o) == min(map(res, files))]
+    left = [o for o in finest if not any(o.stem != p.stem and o.stem.startswith(p.stem) for p in finest)]
+    if len(left) > 1: raise SceneError(path, f'{band} is in two files, {left[0].relative_to(path)} and {left[1].relative_to(path)}: leave one of them')
+    return left[0]
+
+def safe_bands(
+    path # `.SAFE` folder, one of its GRANULE folders, or a folder with a file a band
+) -> tuple: # JP2 or GeoTIFF file by band, the finest of each; whether it is Level-2A
+    "The band files of a product; `SceneError` where there are none, two for a band or several dates"
+    path, files = product_folder(path), {}
+    for o in sorted(path.rglob('*')):
+        if o.suffix.lower() not in ('.jp2', '.tif', '.tiff') or 'QI_DATA' in o.parts or o.stem.startswith('MSK_'): continue
+        if re.search(r'(?<![A-Za-z0-9])B(AND)?[ _-]?(0+|0*13)(?![A-Za-z0-9])', o.stem, re.I):
+            raise SceneError(o, 'is one of files that are only numbered: which band it is cannot be told; name them B01 to B12 and B8A')
+        if len(names := band_names(o.stem)) == 1: files.setdefault(names[0], []).append(o)
     if not files: raise SceneError(path, 'a folder without band files (*_B02.jp2 and so on)')
-    if len({o.parents[1 - bool(o.parent.name == 'IMG_DATA')] for o in files}) > 1 and len(list(path.glob('GRANULE/*'))) > 1:
-        raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
-    level2 = any(o.parent.name in ('R10m', 'R20m', 'R60m') for o in files) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
-    res = lambda o: int(re.search(r'(\d\d)m$', o.stem)[1]) if re.search(r'_(\d\d)m$', o.stem) else 0
-    return {band_name(o.stem): o for o in sorted(files, key=lambda o: (-res(o), o.name))}, level2
+    level2 = any(p.parent.name in ('R10m', 'R20m', 'R60m') for o in files.values() for p in o) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
+    found = {k: one_of(path, k, o) for k, o in sorted(files.items())}
+    dates = {}
+    for o in found.values(): dates.setdefault(tuple(re.findall(r'(?<!\d)(?:19|20)\d{6}(?!\d)', o.stem)), o)
+    if len(dates) > 1: raise SceneError(path, 'holds bands of several dates: {} and {}'.format(*(o.name for o in [*dates.values()][:2])))
+    return found, level2
 
 # %% ../../nbs/72_scene.sentinel.ipynb #c70b7882
 def safe_metadata(
     path # `.SAFE` folder, or one of its GRANULE folders
 ) -> dict: # tag names and their texts, a list where a tag occurs several times
     "What the product's metadata say of baseline, offset and quantification; empty where there are none"
-    for folder in (Path(path), *Path(path).resolve().parents[:2]):
+    for folder in (Path(path), *Path(path).resolve().parents[:4]):
         for o in folder.glob('MTD_MSIL*.xml'):
             try: tree = ElementTree.parse(o)
             except ElementTree.ParseError as e: raise SceneError(o, f'not XML ({e})') from None
@@ -190,7 +224,7 @@ def in_safe(
 ) -> tuple: # as `in_raster`
     "What a product holds, of which 0 is no pixel"
     files, level2 = safe_bands(path)
-    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(path), level2, 0, []
+    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(product_folder(path)), level2, 0, []
 
 # %% ../../nbs/72_scene.sentinel.ipynb #08f37110
 class RawScene:
@@ -200,6 +234,8 @@ class RawScene:
         bands: str = None  # names of the bands in the file, where it has no descriptions
     ):
         if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
+        if Path(path).suffix.lower() == '.zip': raise SceneError(path, 'is a zip: unpack it and name the .SAFE folder inside')
+        if re.match(r'MTD_MSIL.*\.xml$', Path(path).name): path = Path(path).parent
         self.path, self.open, self.grid = Path(os.path.abspath(path)), {}, None
         if self.path.is_dir(): where, meta, level2, self.nodata, notes = in_safe(self.path)
         else: where, meta, level2, self.nodata, notes = in_raster(self.source(str(self.path)), self.path, bands)
