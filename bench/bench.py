@@ -223,7 +223,8 @@ def bench_region(tmp, rows, n=96):
     ask = lambda amp: predict_split(model, split, scaling, 16, 'cpu', amp=amp)
     s = interleave(5, measure=lambda: ground_statistics(model, split, scaling, 16), full=lambda: ask(False), ask=lambda: ask(True))
     m, text = ratio(s['measure'], s['full'])
-    rows.append(('statistics of a region, without its clouds, snow and water, vs. predicting its patches, both in float32', text, '1.2 or less', m <= 1.2,
+    what = 'statistics of a region, without its clouds, snow and water, vs. predicting its patches, both in float32'
+    rows.append((what, text, '1.2 or less', m <= 1.2,
                  f'DeepLabV3+ / {BACKBONE}, {n} patches of 128 px: {ms(s["measure"], n)} vs. {ms(s["full"], n)} a patch '
                  f'({ms(s["ask"], n)} in {precision()}): {1000*float(np.median(s["measure"]))/n:.0f} s for 1000'))
 
