@@ -248,6 +248,56 @@ def test_a_level_2a_folder_is_read_at_its_finest(tmp_path):
     with pytest.raises(SceneError, match='several granules'): Scene(image.parents[2])
 
 
+STAC = dict(zip(L1C_BANDS, 'coastal blue green red rededge071 rededge074 rededge078 nir nir08 nir09 cirrus swir16 swir22'.split()))
+ALPHABET = sorted(range(13), key=lambda i: STAC[L1C_BANDS[i]])
+SAME = {'ENVI': (range(13), [f'Band {i}' for i in range(1, 14)], 'only numbered'), 'from zero': (range(13), [f'band_{i}' for i in range(13)], 'only numbered'),
+        'B13': (range(13), [f'B{i}' for i in range(1, 14)], 'only numbered'), 'nameless': (range(13), (), 'without descriptions'),
+        'STAC': (ALPHABET, [STAC[L1C_BANDS[i]] for i in ALPHABET], ''),
+        'in words': (range(13), [f'{o} - {t}' for o, t in zip(L1C_BANDS, ['Coastal aerosol', 'Blue', 'Green', 'Red', 'Vegetation red edge', 'Red Edge 2', 'RedEdge 3',
+                     'NIR', 'Narrow NIR', 'Water vapour', 'SWIR - Cirrus', 'SWIR 1', 'SWIR 2'])], '')}
+
+
+@pytest.mark.parametrize('case', SAME)
+def test_bands_by_whatever_they_are_called(world, tmp_path, case):
+    "The same windows, with a line where an order had to be assumed"
+    order, names, said = SAME[case]
+    with rasterio.open(world/'scene.tif') as src: a, at = src.read(), tuple(src.transform)[:6]
+    write_raster(tmp_path/'o.tif', a[[*order]], transform=at, names=names)
+    there = Scene(tmp_path/'o.tif', world/'dem.tif')
+    assert [o.split(':')[0] for o in there.notes] == ([f'bands {"that are " * (said[0] == "o")}{said}'] if said else [])
+    for one, two in zip(there.read(100, 100, 128, 128), Scene(world/'scene.tif', world/'dem.tif').read(100, 100, 128, 128)):
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize('names, words', [
+    ([f'Band {i}' for i in range(1, 13)], ('12 bands that are only numbered', '--bands')), (['NDVI', *[None]*12], ("'NDVI'", '--bands')),
+    (['B1', 'B2', 'B3', 'B4', 'Band 5 (NIR)', *L1C_BANDS[5:]], ('Band 5 (NIR)', 'another sensor')), ([*L1C_BANDS[:12], 'B2'], ('band B2 is there twice',))])
+def test_bands_that_cannot_be_told_are_one_line(world, tmp_path, capsys, names, words):
+    with rasterio.open(world/'scene.tif') as src: a, at = src.read(), tuple(src.transform)[:6]
+    write_raster(tmp_path/'o.tif', a[:len(names)], transform=at, names=names)
+    refused_here(capsys, map_command, world/'model', tmp_path/'o.tif', tmp_path/'m', dem=world/'dem.tif', words=words, **KWARGS)
+    assert not (tmp_path/'m').exists()
+
+
+def test_a_folder_is_one_scene_or_one_line(world, tmp_path, capsys):
+    "A file a band is the same scene; a second date, a second product or numbers instead of names are refused, and what was made of a band is passed over"
+    with rasterio.open(world/'scene.tif') as src: a, at = src.read(), tuple(src.transform)[:6]
+    one = tmp_path/'one'
+    for name, band in zip(L1C_BANDS, a): write_raster(one/f'T33_20200607_{name}.tif', band[None], transform=at)
+    for name in ('T33_20200607_B2_clipped', 'ndvi_B8_B4'): shutil.copy(one/'T33_20200607_B1.tif', one/f'{name}.tif')
+    was = Scene(world/'scene.tif', world/'dem.tif').read(0, 0, 400, 400)
+    assert all(np.array_equal(*o) for o in zip(Scene(one, world/'dem.tif').read(0, 0, 400, 400), was))
+    for start, to, words in (('T33_20200607_B4', 'T33_20200702_B4', ('B4 is in two files', '20200607_B4.tif', '20200702_B4.tif')),
+                             ('T33_20200607_B4', 'B_13', ('only numbered',))):
+        shutil.copytree(one, two := tmp_path/f'two{len(words)}')
+        shutil.copy(one/f'{start}.tif', two/f'{to}.tif')
+        refused_here(capsys, map_command, world/'model', two, tmp_path/'m', dem=world/'dem.tif', words=words, **KWARGS)
+    (one/'T33_20200607_B4.tif').rename(one/'T33_20200702_B4.tif')
+    refused_here(capsys, map_command, world/'model', one, tmp_path/'m', dem=world/'dem.tif', words=('several dates',), **KWARGS)
+    for o in ('a.SAFE', 'b.SAFE'): shutil.copytree(two, tmp_path/'both'/o)
+    refused_here(capsys, map_command, world/'model', tmp_path/'both', tmp_path/'m', dem=world/'dem.tif', words=('2 products', 'a.SAFE'), **KWARGS)
+
+
 @pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:3857', 'EPSG:32632'])
 def test_in_another_crs_it_is_the_same_ground(world, tmp_path, crs):
     "Slopes and elevations of the scene in degrees, in web Mercator or in the next zone, with the elevation model as it was"
