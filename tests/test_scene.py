@@ -250,11 +250,13 @@ def test_a_level_2a_folder_is_read_at_its_finest(tmp_path):
 
 STAC = dict(zip(L1C_BANDS, 'coastal blue green red rededge071 rededge074 rededge078 nir nir08 nir09 cirrus swir16 swir22'.split()))
 ALPHABET = sorted(range(13), key=lambda i: STAC[L1C_BANDS[i]])
-SAME = {'ENVI': (range(13), [f'Band {i}' for i in range(1, 14)], 'only numbered'), 'from zero': (range(13), [f'band_{i}' for i in range(13)], 'only numbered'),
+WORDS = ('Coastal aerosol', 'Blue', 'Green', 'Red', 'Vegetation red edge', 'Red Edge 2', 'RedEdge 3', 'NIR', 'Narrow NIR', 'Water vapour',
+         'SWIR - Cirrus', 'SWIR 1', 'SWIR 2')
+SAME = {'ENVI': (range(13), [f'Band {i}' for i in range(1, 14)], 'only numbered'),
+        'from zero': (range(13), [f'band_{i}' for i in range(13)], 'only numbered'),
         'B13': (range(13), [f'B{i}' for i in range(1, 14)], 'only numbered'), 'nameless': (range(13), (), 'without descriptions'),
         'STAC': (ALPHABET, [STAC[L1C_BANDS[i]] for i in ALPHABET], ''),
-        'in words': (range(13), [f'{o} - {t}' for o, t in zip(L1C_BANDS, ['Coastal aerosol', 'Blue', 'Green', 'Red', 'Vegetation red edge', 'Red Edge 2', 'RedEdge 3',
-                     'NIR', 'Narrow NIR', 'Water vapour', 'SWIR - Cirrus', 'SWIR 1', 'SWIR 2'])], '')}
+        'in words': (range(13), [f'{o} - {t}' for o, t in zip(L1C_BANDS, WORDS)], '')}
 
 
 @pytest.mark.parametrize('case', SAME)
@@ -271,7 +273,8 @@ def test_bands_by_whatever_they_are_called(world, tmp_path, case):
 
 @pytest.mark.parametrize('names, words', [
     ([f'Band {i}' for i in range(1, 13)], ('12 bands that are only numbered', '--bands')), (['NDVI', *[None]*12], ("'NDVI'", '--bands')),
-    (['B1', 'B2', 'B3', 'B4', 'Band 5 (NIR)', *L1C_BANDS[5:]], ('Band 5 (NIR)', 'another sensor')), ([*L1C_BANDS[:12], 'B2'], ('band B2 is there twice',))])
+    (['B1', 'B2', 'B3', 'B4', 'Band 5 (NIR)', *L1C_BANDS[5:]], ('Band 5 (NIR)', 'another sensor')),
+    ([*L1C_BANDS[:12], 'B2'], ('band B2 is there twice',))])
 def test_bands_that_cannot_be_told_are_one_line(world, tmp_path, capsys, names, words):
     with rasterio.open(world/'scene.tif') as src: a, at = src.read(), tuple(src.transform)[:6]
     write_raster(tmp_path/'o.tif', a[:len(names)], transform=at, names=names)
@@ -280,7 +283,7 @@ def test_bands_that_cannot_be_told_are_one_line(world, tmp_path, capsys, names, 
 
 
 def test_a_folder_is_one_scene_or_one_line(world, tmp_path, capsys):
-    "A file a band is the same scene; a second date, a second product or numbers instead of names are refused, and what was made of a band is passed over"
+    "A file a band is the same scene; another date or product and mere numbers are refused, and what was made of a band is passed over"
     with rasterio.open(world/'scene.tif') as src: a, at = src.read(), tuple(src.transform)[:6]
     one = tmp_path/'one'
     for name, band in zip(L1C_BANDS, a): write_raster(one/f'T33_20200607_{name}.tif', band[None], transform=at)
