@@ -53,6 +53,13 @@ class ModelInfo:
         "Whether its statistics are those of one region, from which others can differ; the recipe of a model of many regions says `home: false`"
         return not (isinstance(self.recipe, dict) and self.recipe.get('home') is False)
 
+    @property
+    def radiometry(self):
+        "How often each effect of sun and sky met a patch that it was trained on; 0 where its recipe does not tell"
+        stage = self.recipe.get('stage') if isinstance(self.recipe, dict) else None
+        p = stage.get('radiometry') if isinstance(stage, dict) else None
+        return float(p) if isinstance(p, (int, float)) and 0 <= p <= 1 else 0.
+
 # %% ../../nbs/24_model.files.ipynb #dbb78791
 FORMAT = 2
 

@@ -30,9 +30,7 @@ def turned_back(
 
 # %% ../../nbs/25_model.members.ipynb #d97ce9a3
 class Members(nn.Module):
-    "A model whose softmax is the mean probability of its members; anything that takes a model takes it"
-    def members(self, x): raise NotImplementedError # yields `(B, C, H, W)` float32 probabilities, as many as `self.n`
-
+    "A model whose softmax is the mean probability of its `n` members, which `members(x)` yields as `(B, C, H, W)` float32; anything that takes a model takes it"
     def forward(self, x):
         mean = sum(self.members(x)) / self.n
         return mean.clamp_min(torch.finfo(torch.float32).tiny).log()

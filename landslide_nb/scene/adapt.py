@@ -50,7 +50,7 @@ def own_stage(
     own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), train_drop=config['drop'],
                name='adapted', init='student', unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean',
                iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
-    if labelled: own.update(teacher='teacher', radiometry=((info.recipe or {}).get('stage') or {}).get('radiometry', 0.))
+    if labelled: own.update(teacher='teacher', radiometry=info.radiometry)
     return Stage(**{**own, **fields})
 
 # %% ../../nbs/79_scene.adapt.ipynb #5dac2a64

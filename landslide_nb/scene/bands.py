@@ -42,7 +42,7 @@ def common_bands(
 ) -> list: # of band names
     "The bands that a common name can mean, as STAC and others have them: B2 for 'blue', B8A for 'nir08', four for 'Red Edge'; none where there is no such name"
     words = re.sub('[^a-z0-9]+', ' ', (text or '').lower())
-    for long, short in SPELT: words = re.sub(rf'\b(?:{long})' if '(' not in long else long, short, words)
+    for long, short in SPELT: words = re.sub(rf'\b(?:{long})', short, words)
     found = [{*COMMON[o].split()} for o in words.split() if o in COMMON]
     return sorted(set.intersection(*found), key=L1C_BANDS.index) if found else []
 
@@ -79,14 +79,15 @@ def find_bands(
     if given:
         names = re.split(r'[\s,]+', given.strip())
         if len(names) != n: raise SceneError('--bands', f'{len(names)} names, but {path} has {n} bands')
-    counted = not given and only_counted(names)
+    counted = only_counted(names)
     found = [None]*n if counted else [described_band(path, o) for o in names]
     if not any(found):
         said = [o for o in names if o and not counted]
         if said: raise SceneError(path, f'{said[0]!r} and the like are no names of bands: {ask}')
-        if n != 13: raise SceneError(path, f'{n} bands {"that are only numbered" if counted else "without descriptions"}: {ask}')
+        how = 'that are only numbered' if counted else 'without descriptions'
+        if n != 13: raise SceneError(path, f'{n} bands {how}: {ask}')
         found = L1C_BANDS
-        notes.append(f'bands {"that are only numbered" if counted else "without descriptions"}: the order of a Level-1C product is assumed, {" ".join(L1C_BANDS)}')
+        notes.append(f'bands {how}: the order of a Level-1C product is assumed, {" ".join(L1C_BANDS)}')
     named = [o for o in found if o]
     if (twice := {o for o in named if named.count(o) > 1}): raise SceneError(path, f'band {min(twice)} is there twice')
     return {o: i for i, o in enumerate(found, 1) if o}, notes
@@ -115,6 +116,12 @@ def product_folder(
     if len([o for o in path.glob('GRANULE/*') if o.is_dir()]) > 1: raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
     return path
 
+def dates_in(
+    stem: str # name of a file
+) -> tuple: # of texts, YYYYMMDD
+    "The days that a file name tells"
+    return tuple(''.join(o) for o in re.findall(r'(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?!\d)', stem))
+
 def one_of(
     path,        # the folder, for messages
     band: str,   # its name
@@ -123,24 +130,26 @@ def one_of(
     "The file of a band: the finest; `SceneError` where two are left, but for one made of another, whose name goes on where that ends"
     res = lambda o: int(re.search(r'_(\d\d)m$', o.stem)[1]) if re.search(r'_(\d\d)m$', o.stem) else 0
     finest = [o for o in files if res(o) == min(map(res, files))]
-    left = [o for o in finest if not any(o.stem != p.stem and o.stem.startswith(p.stem) for p in finest)]
+    made = lambda o, p: o.stem != p.stem and o.stem.startswith(p.stem) and dates_in(o.stem) == dates_in(p.stem)
+    left = [o for o in finest if not any(made(o, p) for p in finest)]
     if len(left) > 1: raise SceneError(path, f'{band} is in two files, {left[0].relative_to(path)} and {left[1].relative_to(path)}: leave one of them')
     return left[0]
 
 def safe_bands(
-    path # `.SAFE` folder, one of its GRANULE folders, or a folder with a file a band
+    path # `.SAFE` folder, one of its GRANULE folders, or a folder with a file a band; see `product_folder`
 ) -> tuple: # JP2 or GeoTIFF file by band, the finest of each; whether it is Level-2A
     "The band files of a product; `SceneError` where there are none, two for a band or several dates"
-    path, files = product_folder(path), {}
+    path, files, numbered = Path(path), {}, 'which band each is cannot be told; name them B01 to B12 and B8A'
     for o in sorted(path.rglob('*')):
         if o.suffix.lower() not in ('.jp2', '.tif', '.tiff') or 'QI_DATA' in o.parts or o.stem.startswith('MSK_'): continue
         if re.search(r'(?<![A-Za-z0-9])B(AND)?[ _-]?(0+|0*13)(?![A-Za-z0-9])', o.stem, re.I):
-            raise SceneError(o, 'is one of files that are only numbered: which band it is cannot be told; name them B01 to B12 and B8A')
+            raise SceneError(o, f'is one of files that are only numbered: {numbered}')
         if len(names := band_names(o.stem)) == 1: files.setdefault(names[0], []).append(o)
     if not files: raise SceneError(path, 'a folder without band files (*_B02.jp2 and so on)')
     level2 = any(p.parent.name in ('R10m', 'R20m', 'R60m') for o in files.values() for p in o) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
     found = {k: one_of(path, k, o) for k, o in sorted(files.items())}
+    if only_counted([found[k].stem for k in L1C_BANDS if k in found]): raise SceneError(path, f'its files are only numbered: {numbered}')
     dates = {}
-    for o in found.values(): dates.setdefault(tuple(re.findall(r'(?<!\d)(?:19|20)\d{6}(?!\d)', o.stem)), o)
+    for o in found.values(): dates.setdefault(dates_in(o.stem), o)
     if len(dates) > 1: raise SceneError(path, 'holds bands of several dates: {} and {}'.format(*(o.name for o in [*dates.values()][:2])))
     return found, level2

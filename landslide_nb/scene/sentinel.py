@@ -90,8 +90,9 @@ def in_safe(
     path # `.SAFE` folder, or one of its GRANULE folders
 ) -> tuple: # as `in_raster`
     "What a product holds, of which 0 is no pixel"
+    path = product_folder(path)
     files, level2 = safe_bands(path)
-    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(product_folder(path)), level2, 0, []
+    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(path), level2, 0, []
 
 # %% ../../nbs/73_scene.sentinel.ipynb #08f37110
 class RawScene:
