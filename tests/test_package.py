@@ -47,7 +47,7 @@ def default_exp(path):
     return found[0] if found else None
 
 
-WINGS = ('core', 'data', 'model', 'predict', 'selftrain', 'look', 'train', 'scene', 'app') # from the ground up
+WINGS = ('core', 'data', 'model', 'predict', 'selftrain', 'look', 'train', 'scene', 'scene', 'app') # by decade, from the ground up
 SOURCES = [o for o in sorted((ROOT/'nbs').glob('*.ipynb')) if o.name != 'index.ipynb']
 FLOORS = [default_exp(o) for o in SOURCES]
 MODULES = sorted('.'.join(o.relative_to(PACKAGE).with_suffix('').parts) for o in PACKAGE.glob('*/*.py') if not o.stem.startswith('_'))
@@ -168,7 +168,7 @@ def test_a_decade_a_wing_and_every_number_once():
     numbers = [o.name.split('_')[0] for o in SOURCES]
     assert len(set(numbers)) == len(numbers)
     assert {o.name: WINGS[int(o.name[0])] for o in SOURCES} == {o.name: default_exp(o).split('.')[0] for o in SOURCES}
-    assert sorted(o.name for o in PACKAGE.iterdir() if o.is_dir() and o.name not in ('__pycache__', 'starter')) == sorted(WINGS)
+    assert sorted(o.name for o in PACKAGE.iterdir() if o.is_dir() and o.name not in ('__pycache__', 'starter')) == sorted({*WINGS})
 
 
 @pytest.mark.parametrize('module', MODULES)
