@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'band_index', 'to_l4s_units', 'Scaling',
-           'measure_scaling', 'rgb']
+           'measure_scaling', 'unit_fault', 'rgb']
 
 # %% ../../nbs/10_data.bands.ipynb #e3431882
 from dataclasses import dataclass
@@ -115,6 +115,28 @@ def measure_scaling(
     optical = np.arange(N_BANDS) < 12
     shift, scale = np.where(optical, lo, mean), np.where(optical, hi - lo, std)
     return Scaling(tuple(shift.tolist()), tuple(np.where((hi > lo) & (scale > 0), scale, 1.).tolist()))
+
+# %% ../../nbs/10_data.bands.ipynb #057eff10
+def unit_fault(
+    x: np.ndarray, # `(12, N)` pixels of the optical bands in benchmark units; NaN all over in a band that is not there
+    level2: bool = False # surface reflectance, which has lost the light of the air
+) -> str|None:
+    "Why numbers cannot be reflectance in the benchmark's units, whatever the ground is; None where they can be"
+    mid = np.array([np.median(o) for o in x])
+    if not mid[np.isfinite(mid)].any(): return 'half of the pixels of every band are 0'
+    name = [b.name for b in BANDS[OPTICAL]]
+    ground = np.array([i for i, o in enumerate(mid) if np.isfinite(o) and name[i] != 'B10'])
+    dn, r = mid*L4S_MEANS[OPTICAL], np.maximum(mid[ground], 1e-6)
+    typical, b1, b4, b8, b10 = np.exp(np.log(r).mean()), *dn[[name.index(o) for o in ('B1', 'B4', 'B8', 'B10')]]
+    half, dark, bright = 'half of the pixels of ', ground[r.argmin()], ground[r.argmax()]
+    if not level2 and b1 < 400: return f'{half}B1 are below {max(b1, 0):.3g}, darker than the air alone (some 1 100)'
+    if typical < .15: return f'the bands are {1/typical:.0f} times darker than the benchmark, which no ground is'
+    if typical > 7 or dn[bright] > 16_000: return f'the bands are {typical:.0f} times brighter than the benchmark, {name[bright]} at {dn[bright]:.0f}: brighter than snow'
+    if b8 > 7500 and b8 > 2.3*b4: return f'{half}B8 are above {b8:.0f}, with B4 at {b4:.0f}: brighter than any leaf'
+    if r.min() < typical/50: return f'{half}{name[dark]} are below {max(dn[dark], 0):.3g}, far darker than the other bands'
+    if r.max() > 20*typical: return f'{half}{name[bright]} are above {dn[bright]:.0f}, far brighter than the other bands'
+    if b10 > 3000: return f'{half}B10 are above {b10:.0f}, brighter than any cirrus'
+    return None
 
 # %% ../../nbs/10_data.bands.ipynb #44f6de1e
 def stretch(

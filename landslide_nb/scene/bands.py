@@ -96,13 +96,14 @@ def find_bands(
 def check_bands(
     path,        # the scene, for messages
     where: dict, # by name of the band
-    level2: bool # whether it is Level-2A
+    level2: bool|None # whether it is Level-2A; None where nobody says
 ) -> list: # of lines that a person should know
-    "`SceneError` where a band that the model wants is missing"
-    if (lost := [o for o in WANTED if o not in where and not (level2 and o == 'B10')]):
-        raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
-    res = ['a Level-2A product (surface reflectance): the model was trained on Level-1C'] if level2 else []
-    return res + ([] if 'B10' in where else ['Level-2A has no B10: its mean stands in'])
+    "`SceneError` where a band that the model wants is missing; B10, which Level-2A has not, need not be there"
+    if (lost := [o for o in WANTED if o not in where and o != 'B10']): raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
+    guess = level2 is None and 'B10' not in where
+    surface = 'the model was trained on Level-1C'
+    res = [f'a Level-2A product (surface reflectance): {surface}'] if level2 else [f'no B10, so perhaps Level-2A (surface reflectance): {surface}'] if guess else []
+    return res + ([] if 'B10' in where else ['Level-2A has no B10: its mean stands in' if level2 else 'B10 is not there: its mean stands in'])
 
 # %% ../../nbs/72_scene.bands.ipynb #2c263c71
 def product_folder(

@@ -8,91 +8,64 @@ __all__ = ['Scene']
 # %% ../../nbs/74_scene.sentinel.ipynb #c21b5d60
 import os, re
 from pathlib import Path
-from xml.etree import ElementTree
 import numpy as np
 from fastcore.basics import patch
 from ..data.bands import L4S_MEANS, N_BANDS, RGB, band_index, to_l4s_units
 from .terrain import Elevation, PixelSize, SceneError, geo, grid_of, open_raster
 from .bands import CIRRUS, WANTED, check_bands, find_bands, product_folder, safe_bands
-
-# %% ../../nbs/74_scene.sentinel.ipynb #c70b7882
-def safe_metadata(
-    path # `.SAFE` folder, or one of its GRANULE folders
-) -> dict: # tag names and their texts, a list where a tag occurs several times
-    "What the product's metadata say of baseline, offset and quantification; empty where there are none"
-    for folder in (Path(path), *Path(path).resolve().parents[:4]):
-        for o in folder.glob('MTD_MSIL*.xml'):
-            try: tree = ElementTree.parse(o)
-            except ElementTree.ParseError as e: raise SceneError(o, f'not XML ({e})') from None
-            res = {}
-            for el in tree.iter(): res.setdefault(el.tag.rpartition('}')[2], []).append((el.text or '').strip())
-            return res
-    return {}
-
-# %% ../../nbs/74_scene.sentinel.ipynb #8eec0efa
-def first_text(
-    meta: dict, # metadata by tag name: texts, or lists of texts
-    key: str    # tag name
-): # a text, or None
-    "What a tag says where it first occurs"
-    found = meta.get(key)
-    return found[0] if isinstance(found, list) else found
-
-def radiometric_offset(
-    meta: dict # metadata by tag name: texts, or lists of texts
-) -> float: # DN to take off
-    "The offset of a product: `RADIO_ADD_OFFSET` (`BOA_ADD_OFFSET` in Level-2A) turned round, else 1000 from baseline 04.00 on"
-    for k in ('RADIO_ADD_OFFSET', 'BOA_ADD_OFFSET'):
-        try: return -float(first_text(meta, k))
-        except (TypeError, ValueError): pass
-    try: return 1000. if float(first_text(meta, 'PROCESSING_BASELINE')) >= 4 else 0.
-    except (TypeError, ValueError): return 0.
-
-# %% ../../nbs/74_scene.sentinel.ipynb #b503a24b
-def declared_units(
-    meta: dict,   # metadata by tag name: texts, or lists of texts
-    scale: float, # declared in the file, 1 where none is
-    shift: float, # declared in the file, 0 where none is
-    folder: bool  # whether it is a product's folder
-) -> tuple: # factor and shift from the file's numbers to digital numbers, and the offset to take off
-    "What file and metadata say of the units"
-    if (scale, shift) != (1, 0): return 1e4*scale, 1e4*shift, 0.
-    quantum = first_text(meta, 'QUANTIFICATION_VALUE') if folder else None
-    return 1e4/float(quantum) if quantum else 1., 0., radiometric_offset(meta)
+from .units import facts_in, file_facts, find_units, meta_files, told
 
 # %% ../../nbs/74_scene.sentinel.ipynb #5ca5e71a
 def real_pixels(
     raw: np.ndarray, # `(K, h, w)` numbers of a file
     idxs: list,      # positions of its bands in `WANTED`
-    nodata           # declared value, or None
+    nodata: list     # declared value of each, or None
 ) -> np.ndarray: # `(h, w)` bool
     "Pixels of which every band has a number"
     ok = np.ones(raw.shape[1:], bool)
-    if nodata is not None and not np.isnan(nodata):
-        for i, a in zip(idxs, raw):
-            if i != CIRRUS or nodata != 0: ok &= a != nodata
+    for i, a, none in zip(idxs, raw, nodata):
+        if none is not None and not np.isnan(none) and (i != CIRRUS or none != 0): ok &= a != none
     if raw.dtype.kind == 'f': ok &= np.isfinite(raw).all(0)
     return ok
+
+def impossible(
+    raw: np.ndarray, # `(K, h, w)` numbers of a file
+    idxs: list       # positions of its bands in `WANTED`
+) -> np.ndarray: # `(3, h, w)` small integers
+    "In how many bands, B10 aside, a pixel is 0, at full scale, and negative"
+    a = raw[[k for k, i in enumerate(idxs) if i != CIRRUS]]
+    full = (a == np.iinfo(a.dtype).max) if a.dtype.kind in 'iu' else np.zeros(a.shape, bool)
+    return np.stack([(a == 0).sum(0), full.sum(0), (a < 0).sum(0)]).astype(np.int8)
 
 # %% ../../nbs/74_scene.sentinel.ipynb #1cf49463
 def in_raster(
     src,   # open dataset
     path,  # of it
     bands: str = None # names by hand
-) -> tuple: # file and number of each band by name, metadata, whether it is Level-2A, nodata value, lines that a person should know
-    "What a raster holds"
-    meta = {k.rpartition('#')[2].upper(): v for k, v in src.tags().items()}
-    level2 = 'MSIL2A' in Path(path).name or any('2A' in meta.get(k, '') for k in ('PROCESSING_LEVEL', 'PRODUCT_TYPE', 'LEVEL'))
-    where, notes = find_bands(path, list(src.descriptions), bands)
-    return {k: (str(path), i) for k, i in where.items()}, meta, level2, src.nodata, notes
+) -> tuple: # file and number of each band by name, what its tags say of the units, lines that a person should know
+    "What a raster holds; a mask as its last band is none of its bands"
+    names = list(src.descriptions)
+    if src.colorinterp[-1] == geo().enums.ColorInterp.alpha: names.pop()
+    where, notes = find_bands(path, names, bands)
+    return {k: (str(path), i) for k, i in where.items()}, facts_in({**src.tags(1), **src.tags()}), notes
 
 def in_safe(
     path # `.SAFE` folder, or one of its GRANULE folders
 ) -> tuple: # as `in_raster`
-    "What a product holds, of which 0 is no pixel"
+    "What a product holds"
     path = product_folder(path)
     files, level2 = safe_bands(path)
-    return {k: (str(o), 1) for k, o in files.items()}, safe_metadata(path), level2, 0, []
+    with open_raster(files['B2' if 'B2' in files else min(files)]) as src: facts = facts_in({**src.tags(1), **src.tags()})
+    if level2 and 'level' not in facts: facts['level'] = ['Level-2A'] # by the names of its files and folders
+    return {k: (str(o), 1) for k, o in files.items()}, facts, []
+
+def all_told(
+    path: Path, # the scene
+    facts: dict # what its tags say
+): # `Told`
+    "What is known of the units of a scene: by its tags, the files that lie with it, and the names of it and of the folders above"
+    files = [(o, file_facts(o)) for o in meta_files(path)]
+    return told([('the tags', facts), *((str(o), f) for o, f in files), *((f'the name {o.name}', dict(name=[o.name])) for o in (path, *path.parents[:5]))])
 
 # %% ../../nbs/74_scene.sentinel.ipynb #08f37110
 class RawScene:
@@ -103,21 +76,31 @@ class RawScene:
     ):
         if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
         if Path(path).suffix.lower() == '.zip': raise SceneError(path, 'is a zip: unpack it and name the .SAFE folder inside')
-        if re.match(r'MTD_MSIL.*\.xml$', Path(path).name): path = Path(path).parent
-        self.path, self.open, self.grid = Path(os.path.abspath(path)), {}, None
-        if self.path.is_dir(): where, meta, level2, self.nodata, notes = in_safe(self.path)
-        else: where, meta, level2, self.nodata, notes = in_raster(self.source(str(self.path)), self.path, bands)
+        if re.match(r'(.*MTD_SAFL|MTD_MSIL).*\.xml$', Path(path).name): path = Path(path).parent
+        self.path, self.open, self.grid, self.undeclared = Path(os.path.abspath(path)), {}, None, {}
+        where, facts, notes = in_safe(self.path) if self.path.is_dir() else in_raster(self.source(str(self.path)), self.path, bands)
+        self.told = all_told(self.path, facts)
         widths = {file: self.source(file).width for file, _ in where.values()}
-        self.notes, self.where = notes + check_bands(self.path, where, level2), [where.get(o) for o in WANTED]
-        self.grid = grid_of(self.open[max(widths, key=lambda o: (widths[o], o))])
-        src = self.open[self.where[0][0]]
-        self.dtypes = [np.dtype(o) for o in src.dtypes]
-        self.declared = declared_units(meta, src.scales[0], src.offsets[0], self.path.is_dir())
-        self.open = {}
+        self.notes, self.where = notes + check_bands(self.path, where, self.told.level2), [where.get(o) for o in WANTED]
+        srcs = [w and self.open[w[0]] for w in self.where]
+        self.dtypes = [np.dtype(s.dtypes[w[1] - 1]) for s, w in zip(srcs, self.where) if w]
+        self.declared = tuple(np.array([getattr(s, k)[w[1] - 1] if w else v for s, w in zip(srcs, self.where)]) for k, v in (('scales', 1.), ('offsets', 0.)))
+        self.undeclared = self.find_undeclared()
+        self.grid, self.open = grid_of(self.open[max(widths, key=lambda o: (widths[o], o))]), {}
 
     def __getstate__(self): return {**vars(self), 'open': {}}
 
 # %% ../../nbs/74_scene.sentinel.ipynb #6cbe5e67
+@patch
+def nodata_of(self:RawScene,
+    file: str,    # one of the files it is made of
+    src,          # it, open
+    band: int = 1 # number of a band in it
+): # a number, or None
+    "The value that stands for no pixel: the file's own, one that was found, or 0 in a product"
+    declared = src.nodatavals[band - 1]
+    return declared if declared is not None else self.undeclared.get(file, 0 if self.path.is_dir() else None)
+
 @patch
 def source(self:RawScene,
     file: str # one of the files it is made of
@@ -126,10 +109,27 @@ def source(self:RawScene,
     if file not in self.open:
         src, rio = open_raster(file), geo()
         if self.grid and grid_of(src) != self.grid:
-            src = rio.vrt.WarpedVRT(src, **self.grid.profile, resampling=rio.enums.Resampling.bilinear, tolerance=.01,
-                                    nodata=self.nodata, src_nodata=self.nodata)
+            none = self.nodata_of(file, src)
+            src = rio.vrt.WarpedVRT(src, **self.grid.profile, resampling=rio.enums.Resampling.bilinear, tolerance=.01, nodata=none, src_nodata=none,
+                                    add_alpha=none is None and rio.enums.MaskFlags.per_dataset in src.mask_flag_enums[0])
         self.open[file] = src
     return self.open[file]
+
+# %% ../../nbs/74_scene.sentinel.ipynb #b8b70feb
+@patch
+def find_undeclared(self:RawScene) -> dict: # number by file
+    "The negative number that stands for no pixel in files that declare none, such as -9999; with a note"
+    res = {}
+    for file, src in self.open.items():
+        if src.nodatavals[0] is not None or all(np.dtype(o).kind == 'u' for o in src.dtypes): continue
+        try: a = src.read(1, out_shape=tuple(min(o, 512) for o in src.shape))
+        except geo().errors.RasterioError: continue # is said with its place when it is read
+        found, n = np.unique(a[(a < 0) & np.isfinite(a)], return_counts=True)
+        if len(found) and n.max() > 2 and found[n.argmax()] == found[0] == round(found[0]): res[file] = float(found[0])
+    for v in sorted({*res.values()}):
+        files = [Path(o).name for o, w in res.items() if w == v]
+        self.notes.append(f'{v:g} is taken for nodata, which nothing declares ({files[0]}' + (f' and {len(files) - 1} more)' if files[1:] else ')'))
+    return res
 
 # %% ../../nbs/74_scene.sentinel.ipynb #2186e7b0
 @patch
@@ -158,14 +158,16 @@ def read_raw(self:RawScene,
     idxs = range(12)  # positions of the bands wanted in `WANTED`
 ) -> tuple: # `(12, *shape)` float32 in the numbers of the files, NaN for bands that are not wanted or not there; which pixels are real
     "The bands of a window, from however many files"
-    x, ok, zero = np.full((12, *shape), np.nan, np.float32), np.ones(shape, bool), np.ones(shape, bool)
+    x, ok, odd = np.full((12, *shape), np.nan, np.float32), np.ones(shape, bool), np.zeros((3, *shape), np.int8)
+    ground = sum(bool(self.where[i]) and i != CIRRUS for i in idxs)
     for file in dict.fromkeys(self.where[i][0] for i in idxs if self.where[i]):
         here = [i for i in idxs if self.where[i] and self.where[i][0] == file]
         raw, masked = self.read_file(file, here, window, shape)
-        ok &= masked & real_pixels(raw, here, self.nodata)
-        zero &= (raw == 0).all(0)
+        ok &= masked & real_pixels(raw, here, [self.nodata_of(file, self.source(file), self.where[i][1]) for i in here])
+        odd += impossible(raw, here)
         x[here] = raw
-    return x, ok & ~zero
+    zero, full, negative = odd
+    return x, ok & (2*zero <= ground) & (full < 3) & ((negative < ground) | (ground == 0))
 
 # %% ../../nbs/74_scene.sentinel.ipynb #845030df
 @patch
@@ -183,21 +185,18 @@ def sample(self:RawScene,
 
 # %% ../../nbs/74_scene.sentinel.ipynb #18190f94
 @patch
-def find_units(self:RawScene,
-    given: float = None # DN to take off, by hand
+def set_units(self:RawScene,
+    offset: float = None,        # DN to take off, by hand
+    quantification: float = None,# numbers for a reflectance of 1, by hand
+    force: bool = False          # go on with numbers that no landscape has
 ):
-    "Factor, shift and offset from the numbers of the files to digital numbers, and notes; `SceneError` where there is nothing to judge by"
+    "Find factor, shift and offset from the numbers of the files to digital numbers, with notes; `SceneError` where they cannot be right or there is nothing to judge by"
     if any(o.itemsize == 1 for o in self.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
-    self.factor, self.shift, off = self.declared
     x, ok = self.sample()
     if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was looked at')
-    if 'f' in {o.kind for o in self.dtypes} and self.factor == 1 and np.nanpercentile(x[:, ok], 99) < 3:
-        self.factor, off = 1e4, 0.
-        self.notes.append('taken for reflectance (99 % of a sample are below 3): multiplied by 10 000')
-    self.offset = float(off if given is None else given)
-    low = np.percentile(x[CIRRUS, ok]*self.factor + self.shift - self.offset, 1)
-    if low > 900 and self.where[CIRRUS]:
-        self.notes.append(f'B10 is nowhere below {low:.0f}: if this is processing baseline 04.00 or later, give --offset 1000')
+    found = find_units(self.path, x[:, ok], any(o.kind == 'f' for o in self.dtypes), self.declared, self.told, offset, quantification, force)
+    self.factor, self.shift, self.offset = found.factor.astype(np.float32), found.shift.astype(np.float32), found.offset
+    self.notes += found.notes
 
 # %% ../../nbs/74_scene.sentinel.ipynb #b4a671bd
 @patch
@@ -216,14 +215,16 @@ class Scene(RawScene):
     "A Sentinel-2 scene that is read in the benchmark's units; plain data while it is not read, so it can be sent to another process"
     def __init__(self,
         path,              # GeoTIFF, VRT or `.SAFE` folder
-        dem = None,        # elevation model: any raster of metres that reaches as far as the scene
+        dem = None,        # elevation model: any raster of heights that reaches as far as the scene
         bands: str = None, # names of the bands in the file, where it has no descriptions
-        offset: float = None # DN to take off, from the metadata by default
+        offset: float = None, # DN to take off, from the metadata by default
+        quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
+        force: bool = False # go on with numbers that no landscape has
     ):
         super().__init__(path, bands)
         full = lambda o: os.path.abspath(o) if os.path.exists(o) else str(o)
-        self.args = dict(path=full(path), dem=None if dem is None else full(dem), bands=bands, offset=offset)
-        self.find_units(offset)
+        self.args = dict(path=full(path), dem=None if dem is None else full(dem), bands=bands, offset=offset, quantification=quantification, force=force)
+        self.set_units(offset, quantification, force)
         self.check_terrain(dem)
 
     def files(self) -> list: # of paths
@@ -241,7 +242,8 @@ def read(self:Scene,
     "A window of the scene; `SceneError` where a block of it is corrupt"
     x, ok = self.read_raw(geo().windows.Window(col, row, width, height), (height, width))
     raw = np.empty((N_BANDS, height, width), np.float32)
-    raw[:12] = x if (self.factor, self.shift) == (1, 0) else x*self.factor + self.shift
+    raw[:12] = x if (self.factor == 1).all() and (self.shift == 0).all() else x*self.factor[:, None, None] + self.shift[:, None, None]
+    ok &= ~(raw[:12] < -1000).any(0)
     raw[12:] = L4S_MEANS[12:, None, None]
     if self.args['dem']:
         if 'dem' not in self.open: self.open['dem'] = Elevation(self.args['dem'], self.grid)
