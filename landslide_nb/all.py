@@ -47,6 +47,7 @@ from .train.stage import *
 from .train.run import *
 from .train.learner import *
 from .train.ground import *
+from .scene.grid import *
 from .scene.terrain import *
 from .scene.synthetic import *
 from .scene.sentinel import *
