@@ -116,19 +116,6 @@ def find_polygons(
     keep = cols[0] >= min_area
     return [o for o, k in zip(found, keep) if k], dict(zip(('area_m2', *(f'mean_{k}' for k in layers)), cols[:, keep]))
 
-# %% ../../nbs/79_scene.layers.ipynb #47219d1b
-def in_degrees(
-    rings: list, # of a polygon
-    crs: str     # it is in, as WKT
-) -> list:
-    "Longitude and latitude; outer rings counter-clockwise and inner ones clockwise, as RFC 7946 asks"
-    res = []
-    for i, o in enumerate(rings):
-        x, y = (np.array(v) for v in geo().warp.transform(crs, 'EPSG:4326', *o.T))
-        left = np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]) > 0
-        res.append(np.stack([x, y], 1)[::1 if left == (i == 0) else -1])
-    return res
-
 # %% ../../nbs/79_scene.layers.ipynb #c6b661a7
 def write_polygons(
     path,           # `.gpkg`, in the scene's CRS, or `.geojson`, in longitude and latitude as its standard says
@@ -140,13 +127,23 @@ def write_polygons(
     try: from pyogrio.raw import write
     except ImportError as e: raise InputError('pyogrio', f"polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
     path = Path(path)
-    json_form = path.suffix == '.geojson'
-    if json_form: found = [in_degrees(o, crs) for o in found]
+    form = dict(driver='GeoJSON', geometry_type='Unknown', RFC7946='YES') if path.suffix == '.geojson' else dict(driver='GPKG', geometry_type='Polygon')
     with atomic_path(path) as tmp:
         tmp.unlink()
         write(tmp, np.array([wkb(g) for g in found] + [None], dtype=object)[:-1], [np.asarray(v) for v in columns.values()], list(columns),
-              layer='landslides', driver='GeoJSON' if json_form else 'GPKG', geometry_type='Polygon', crs='EPSG:4326' if json_form else crs)
+              layer='landslides', crs=crs, **form)
     return path
+
+# %% ../../nbs/79_scene.layers.ipynb #52e70f0b
+def polygon_frame(
+    found: list,    # polygons, each a list of rings `(n, 2)`
+    columns: dict,  # arrays by name
+    crs: str        # of the polygons, as WKT
+): # `geopandas.GeoDataFrame`
+    "Landslides as a table with their outlines"
+    try: import geopandas, shapely
+    except ImportError as e: raise InputError('geopandas', f"polygons in a table need it ({e}): pip install 'landslide_nb[geo]'") from None
+    return geopandas.GeoDataFrame(columns, geometry=shapely.from_wkb([wkb(o) for o in found]), crs=crs)
 
 # %% ../../nbs/79_scene.layers.ipynb #10848d22
 def write_quicklook(

@@ -106,11 +106,17 @@ def crf_setup(
     return dict(backend=crf_backend(device), **asdict(CRFParams()))
 
 # %% ../../nbs/81_scene.map.ipynb #aae2e6ad
+def plain(
+    a: np.ndarray # a number of each band
+):
+    "One number where it is the same for all"
+    return float(a[0]) if (a == a[0]).all() else a.tolist()
+
 def about_scene(
     s: Scene # that was mapped
 ) -> dict:
     "What `map.json` says of a scene: files, units, bands, grid, notes"
-    return dict(files=[fingerprint(o) for o in s.files()], offset=s.offset, factor=s.factor,
+    return dict(files=[fingerprint(o) for o in s.files()], offset=s.offset, factor=plain(s.factor), shift=plain(s.shift),
                 bands=[w and [Path(w[0]).name, w[1]] for w in s.where], crs=s.grid.crs, transform=s.grid.transform, shape=s.grid.shape, notes=s.notes)
 
 # %% ../../nbs/81_scene.map.ipynb #4719b568

@@ -28,13 +28,13 @@ def scene_split(
     seed: int = 0,      # of the draw
     progress: bool = True # show a bar
 ) -> Split: # without masks
-    "Windows of a scene as a split; `SceneError` where there are none without holes"
+    "Windows of a scene as a split, from all of it whatever the region of interest; `SceneError` where there are none without holes"
     h, w = (o // size for o in scene.grid.shape)
     order = np.random.default_rng(seed).permutation(h * w)
     x, kept = scratch((min(most, h * w), 14, size, size), np.float32), []
     for n in with_bar(order, progress, 'reading the scene'):
         if len(kept) == len(x): break
-        a, ok = scene.read(int(n) // w * size, int(n) % w * size, size, size)
+        a, ok = scene.read(int(n) // w * size, int(n) % w * size, size, size, everywhere=True)
         if (~ok).mean() > holes: continue
         x[len(kept)] = a
         kept.append(int(n))
