@@ -55,6 +55,7 @@ from .scene.windows import *
 from .scene.strips import *
 from .scene.layers import *
 from .scene.map import *
+from .scene.event import *
 from .scene.adapt import *
 from .app.report import *
 from .app.demo import *

@@ -144,10 +144,12 @@ def predict(
     bs: int = 16,           # patches a batch
     seed: int = 0,          # of the passes
     device: str = None,     # such as 'cuda' or 'cpu', the best there is by default
-    skip_bad: store_true = False # go on without bad patches, and say how many
+    skip_bad: store_true = False, # go on without bad patches, and say how many
+    force: store_true = False # go on with patches that are not in the benchmark's units
 ):
     "Predict landslide masks for a split or a folder of patches. With --crf masks are made after the CRF; probabilities are the network's"
     with one_line_errors('landslide-predict'), skipping('landslide-predict', skip_bad) as bad:
+        from landslide_nb.data.check import check_units
         from landslide_nb.data.store import read_split
         from landslide_nb.model.files import is_starter
         from landslide_nb.model.members import Symmetric, load_run
@@ -162,6 +164,7 @@ def predict(
         check_range(0, None, seed=seed)
         net, info = load_run(model, pick_device(device))
         patches = read_split(data, split, bad=bad)
+        if not force: check_units(patches.x, data, info.scaling)
         if adapt or is_starter(model) and not no_adapt:
             net, lines = adapt_members(net, patches, info.scaling, bs=bs)
             print('\n'.join(lines))
@@ -230,11 +233,15 @@ def demo(
 @call_parse
 def map_command(
     model: str,           # folder of a trained stage (model.safetensors and model.json), or starter
-    scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
-    out: str,             # folder for the map; a killed run goes on where it stopped
-    dem: str = None,      # elevation model that reaches as far as the scene, any raster of metres
+    scene: Annotated[str, dict(nargs='+')], # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder; of several the options stand before MODEL or after OUT
+    out: str,             # folder for the map, or for the maps of several scenes; a killed run goes on where it stopped
+    dem: str = None,      # elevation model that reaches as far as the scene, any raster of heights
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
+    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default (10000)
+    aoi: str = None,      # region of interest, any file of polygons: only windows that touch it are asked
+    mask: str = None,     # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
+    force: store_true = False, # go on with numbers that no landscape has
     crf: store_true = False,         # sharpen the contours with the dense CRF: mask.tif is made after it, probability.tif is the network's
     crf_prob: store_true = False,    # also write the CRF's own probability, crf.tif
     uncertainty: OfOne = None, # also map the uncertainty: without a kind, how far eight symmetries disagree; logits is the paper's
@@ -254,18 +261,24 @@ def map_command(
     dask: Annotated[str, dict(nargs='?', const='local')] = None, # address of a Dask scheduler, processes on this machine by default
     workers: int = 2      # processes that --dask without an address starts
 ):
-    "Map the landslides of a whole Sentinel-2 scene. With --crf the mask is made after the CRF; the probability is the network's"
+    "Map the landslides of a whole Sentinel-2 scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
     with one_line_errors('landslide-map'):
+        from landslide_nb.scene.event import map_scenes
         from landslide_nb.scene.map import map_scene
         check_needs(crf, 'crf', crf_prob=crf_prob)
         check_range(0, 1, threshold=threshold)
         check_range(0, .99, drop=drop)
         check_range(1, None, passes=passes, bs=bs, workers=workers)
         check_range(0, None, seed=seed, min_area=min_area)
-        res = map_scene(model, scene, out, dem, bands, offset, crf=crf, crf_prob=crf_prob, uncertainty=uncertainty, polygons=polygons,
-                        min_area=min_area, threshold=threshold, overlap=overlap, bs=bs, passes=passes, drop=drop, seed=seed,
-                        device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, adapt=False if no_adapt else adapt or None, symmetries=symmetries,
-                        warn=warn_on_stderr('landslide-map'))
+        if quantification is not None: check_range(1, None, quantification=quantification)
+        settings = dict(dem=dem, bands=bands, offset=offset, quantification=quantification, aoi=aoi, mask=mask, force=force, crf=crf, crf_prob=crf_prob,
+                        uncertainty=uncertainty, polygons=polygons, min_area=min_area, threshold=threshold, overlap=overlap, bs=bs, passes=passes, drop=drop,
+                        seed=seed, device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, adapt=False if no_adapt else adapt or None,
+                        symmetries=symmetries, warn=warn_on_stderr('landslide-map'))
+        scenes = scene if isinstance(scene, (list, tuple)) else [scene]
+        if len(scenes) == 1: return print(map_line(map_scene(model, scenes[0], out, **settings)['result'], out))
+        res = map_scenes(model, scenes, out, **settings)
+        for k, o in res['scenes'].items(): print(map_line(o, f'{out}/{k}'))
         print(map_line(res['result'], out))
 
 # %% ../../nbs/93_app.commands.ipynb #fa10be28
@@ -284,7 +297,7 @@ def adapt_command(
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     out: str,             # folder of the adapted model, for landslide-map
     data: str = None,     # labelled patches: a data folder in either layout, or a packed store; without them the scene teaches alone
-    dem: str = None,      # elevation model that reaches as far as the scene, any raster of metres
+    dem: str = None,      # elevation model that reaches as far as the scene, any raster of heights
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     teacher: str = None,  # folder of another model that makes the pseudo labels, MODEL itself by default
@@ -296,7 +309,10 @@ def adapt_command(
     device: str = None,   # such as 'cuda' or 'cpu', the best there is by default
     full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
     resume: store_true = False, # go on with an adaptation that was stopped
-    checkpoint: float = 120 # seconds between two checkpoints
+    checkpoint: float = 120, # seconds between two checkpoints
+    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default (10000)
+    mask: str = None,     # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
+    force: store_true = False # go on with numbers that no landscape has
 ):
     "Adapt a model to a scene: its statistics, then self-training with its windows as the unlabelled patches"
     with one_line_errors('landslide-adapt'):
@@ -306,5 +322,5 @@ def adapt_command(
         check_range(1e-9, 10, lr=lr)
         with how_to_go_on('landslide-adapt', out):
             adapt(model, scene, out, data, dem, bands, offset, teacher, iters, lr, bs, windows, seed, pick_device(device),
-                  not full_precision, warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint)
+                  not full_precision, warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint, quantification=quantification, mask=mask, force=force)
         print(f'{out}: {what_became(out, scene)}; map it with landslide-map {out} {scene} MAP')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'N_BANDS', 'OPTICAL', 'L4S_MEANS', 'RGB', 'PATCH', 'IGNORE', 'band_index', 'to_l4s_units', 'Scaling',
-           'measure_scaling', 'unit_fault', 'rgb']
+           'measure_scaling', 'unit_fault', 'patches_fault', 'rgb']
 
 # %% ../../nbs/10_data.bands.ipynb #e3431882
 from dataclasses import dataclass
@@ -136,6 +136,19 @@ def unit_fault(
     if r.min() < typical/50: return f'{half}{name[dark]} are below {max(dn[dark], 0):.3g}, far darker than the other bands'
     if r.max() > 20*typical: return f'{half}{name[bright]} are above {dn[bright]:.0f}, far brighter than the other bands'
     if b10 > 3000: return f'{half}B10 are above {b10:.0f}, brighter than any cirrus'
+    return None
+
+# %% ../../nbs/10_data.bands.ipynb #8caef8c3
+def patches_fault(
+    x: np.ndarray # `(14, N)` pixels of patches
+) -> str|None:
+    "Why patches cannot be in the benchmark's units, whatever the ground is; None where they can be"
+    optical = x[OPTICAL]
+    if optical.min() >= 0 and optical.max() <= 1 and np.ptp(optical) > .5: return 'no optical band is anywhere above 1: min-max scaled? The benchmark has raw numbers divided by `L4S_MEANS`'
+    if (fault := unit_fault(optical)): return f'{fault}. Raw numbers are divided by `L4S_MEANS`'
+    for name, lo, hi in (('slope', 0, 90), ('dem', -500, 9000)):
+        a = x[band_index(name)] * L4S_MEANS[band_index(name)]
+        if a.min() < lo - 1 or a.max() > hi + 1: return f'{name} goes from {a.min():.4g} to {a.max():.4g}, times its mean: {lo} to {hi} would be possible'
     return None
 
 # %% ../../nbs/10_data.bands.ipynb #44f6de1e

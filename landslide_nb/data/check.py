@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from ..core.errors import PatchError, note_fault
 from ..core.progress import with_bar
-from .bands import BANDS, PATCH
+from .bands import BANDS, N_BANDS, OPTICAL, PATCH, Scaling, patches_fault
 from .hdf5 import read_mask, read_patch
-from .folders import LAYOUTS, SPLITS, PatchFile, find_layout, listed, pair, unique
+from .folders import LAYOUTS, SPLITS, PatchFile, find_layout, listed, pair, strange_splits, unique
 from .arrays import checksum, open_store, stored_arrays
 
 # %% ../../nbs/14_data.check.ipynb #dfa23ee4
@@ -29,11 +29,13 @@ def constant_bands(
 def image_faults(
     path,                  # `image_N.h5`
     dtype = np.float32,    # what the values must fit into
-    constant: bool = False # a band with one value all over is a fault too
+    constant: bool = False,# a band with one value all over is a fault too
+    sample: list = None    # takes some pixels `(14, N)` of up to 64 images
 ) -> list: # of `PatchError`s
     "What is wrong with an image"
     try: x = read_patch(path)
     except PatchError as e: return [e]
+    if sample is not None and len(sample) < 64: sample.append(x[:, ::8, ::8].reshape(len(x), -1))
     with np.errstate(over='ignore'): fits = np.isfinite(x.astype(dtype)).all()
     return ([PatchError(path, f'constant: band {names}')] if constant and (names := constant_bands(x)) else []) \
         + ([] if fits else [PatchError(path, f'has values too large for {np.dtype(dtype)}')])
@@ -106,8 +108,10 @@ def check_folders(
     if ms: pair(*unique(imgs, ms, bad=bad), img, mask, bad)
     else: unique(imgs, bad=bad)
     imgs, ms = (list(chain.from_iterable(o.values())) for o in (imgs, ms))
-    todo = [(o, partial(image_faults, constant=True)) for o in imgs] + [(o, mask_faults) for o in ms]
+    sample = []
+    todo = [(o, partial(image_faults, constant=True, sample=sample)) for o in imgs] + [(o, mask_faults) for o in ms]
     for path, faults in with_bar(todo, progress, f'checking {name}'): bad.extend(faults(path))
+    if sample and (fault := patches_fault(np.concatenate(sample, 1))): bad.append(PatchError(img, fault))
     return len(imgs), len(ms)
 
 # %% ../../nbs/14_data.check.ipynb #84ba9cec
@@ -154,10 +158,24 @@ def check_data(
     try: index = open_store(root)
     except PatchError as e: return [e], {}
     if index is not None: return bad, dict(patches=check_store(root, progress, bad))
+    if not bad: bad.extend(strange_splits(root))
     for name, (img, mask) in folders(root).items():
         try: counts[name] = check_folders(img, mask, name, bad, progress)
         except PatchError as e: bad.append(e)
     return bad, counts
+
+# %% ../../nbs/14_data.check.ipynb #eb705df0
+def check_units(
+    x,               # `(N, 14, H, W)` patches
+    path,            # where they are from, for the message
+    scaling: Scaling # of the model that is to see them
+):
+    "`PatchError` for patches that are not in the benchmark's units, unless the model learned from such too"
+    tops = np.add(scaling.shift, scaling.scale)[OPTICAL]
+    if tops.max() <= 1.001 or np.median(tops) > 100: return
+    some = np.unique(np.linspace(0, len(x) - 1, min(len(x), 64)).astype(int))
+    sample = np.concatenate([np.asarray(x[i], np.float32)[:, ::8, ::8].reshape(N_BANDS, -1) for i in some], 1)
+    if (fault := patches_fault(sample)): raise PatchError(path, f'{fault} (--force goes on all the same)')
 
 # %% ../../nbs/14_data.check.ipynb #2a8f767a
 def fault_table(

@@ -6,7 +6,7 @@
 __all__ = ['LAYOUTS', 'SPLITS', 'find_layout', 'PatchFile', 'patch_files']
 
 # %% ../../nbs/12_data.folders.ipynb #a03dde78
-import re
+import os, re
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import PatchError, note_fault
@@ -68,6 +68,32 @@ def numbered(
     "The files `stem_N.h5` of a folder by number; two files of one number are a `PatchError`"
     return unique(listed(folder, stem), bad=bad)[0]
 
+# %% ../../nbs/12_data.folders.ipynb #b8b4bcdc
+def holds_images(
+    folder # a folder
+) -> bool:
+    "Whether an `image_N.h5` lies in it; the first one ends the search"
+    try:
+        with os.scandir(folder) as found: return any(re.fullmatch(r'image_\d+\.h5', o.name) for o in found)
+    except OSError: return False
+
+def strange_splits(
+    root # data folder
+) -> list: # of `PatchError`s, one a folder
+    "Folders that look like a split under another name, each with the name that it should have"
+    root, layout = Path(root), find_layout(root)
+    known = {s: root/img for s, (img, _) in LAYOUTS[layout or 'contest'].items()}
+    if all(o.is_dir() for o in known.values()) or not layout and any(map(holds_images, (root, root/'img'))): return []
+    found = [o for pattern in ('*', '*/*') for o in sorted(root.glob(pattern)) if o.is_dir() and o != root/'img' and o not in known.values() and holds_images(o)]
+    res = []
+    for o in found:
+        split = next((s for s, k in dict(train='train', valid='val', test='test').items() if k in str(o.relative_to(root)).lower()), None)
+        want = [known[split]] if split else [v for v in known.values() if not v.is_dir()]
+        if split and want[0].is_dir(): continue
+        names = ' or '.join(str(v.relative_to(root)) for v in want)
+        res.append(PatchError(o, f'holds images, but no layout knows its name: call it {names}'))
+    return res
+
 # %% ../../nbs/12_data.folders.ipynb #5a06fe3f
 def pair(
     imgs: dict,        # files by number; those without a mask are taken out
@@ -94,9 +120,10 @@ def patch_files(
     if masks is not None:
         mask = Path(masks)
         if not mask.is_dir(): raise PatchError(mask, 'no such folder')
-    if not img.is_dir(): raise PatchError(img, f'no such folder (split {split!r})')
+    hint = lambda: ''.join(f'; {e.path.relative_to(root)} {e.fault}' for e in strange_splits(root)[:3])
+    if not img.is_dir(): raise PatchError(img, f'no such folder (split {split!r}){hint()}')
     imgs, ms = unique(listed(img, 'image'), listed(mask, 'mask') if mask.is_dir() else {}, bad=bad)
-    if not imgs and not ms: raise PatchError(img, 'holds no image_N.h5')
+    if not imgs and not ms: raise PatchError(img, f'holds no image_N.h5{hint()}')
     if ms: pair(imgs, ms, img, mask, bad)
     if not imgs: raise PatchError(img, 'holds no image_N.h5 that has a mask')
     return [PatchFile(n, p, ms[n] if ms else None) for n, p in imgs.items()]

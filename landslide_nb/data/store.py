@@ -253,7 +253,7 @@ def to_pack(
     for s in SPLITS if find_layout(root) else ('valid',):
         try: res[s] = patch_files(root, s, bad=bad)
         except PatchError as e:
-            if not e.fault.startswith('no such folder'): raise
+            if not e.fault.startswith('no such folder') or 'no layout knows' in e.fault: raise
     if bad is not None: res = {s: whole_patches(files, bad, dtype, progress) for s, files in res.items()}
     for s, files in res.items():
         if not files: raise PatchError(root, f'no patch of split {s!r} can be used')

@@ -92,6 +92,9 @@ def adapt(
     warn = None,         # called with a line about anything a person should know
     resume: bool = False,# go on with an adaptation that was killed, at the same settings
     checkpoint: float = 120, # seconds between two checkpoints
+    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
+    mask = None,         # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
+    force: bool = False, # go on with numbers that no landscape has
     **fields             # further fields of the `Stage`, such as `keep` or `passes`
 ): # the adapted model, in eval mode; also saved under `out`
     "The scene's statistics, then self-training on it; refuses a folder that holds a model; `InputError` for anything that cannot be used"
@@ -99,7 +102,7 @@ def adapt(
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
     models, info = load_pair(model, teacher)
     for o in models.values(): o.to(device)
-    s, labelled = Scene(scene, dem, bands, offset), read_split(data, 'train', progress=progress) if data else None
+    s, labelled = Scene(scene, dem, bands, offset, quantification, mask=mask, force=force), read_split(data, 'train', progress=progress) if data else None
     if labelled and labelled.y is None: raise PatchError(data, "split 'train' has no masks")
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     split = scene_split(s, most=most, seed=seed, progress=progress)

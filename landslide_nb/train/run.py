@@ -36,7 +36,7 @@ def read_data(
         masks = Path(truth)/s if truth and s != 'train' and (Path(truth)/s).is_dir() else None
         try: data[s] = read_split(root, s, masks, progress, bad)
         except PatchError as e:
-            if s in need or not e.fault.startswith(('no such folder', 'no such split')): raise
+            if s in need or not e.fault.startswith(('no such folder', 'no such split')) or 'no layout knows' in e.fault: raise
         if s == 'train' and data[s].y is None: raise PatchError(root, "split 'train' has no masks")
     return data
 
