@@ -454,7 +454,7 @@ def test_a_constant_band_is_named_and_can_be_learned_from(band, value, root, rec
     assert status == 0, err
     info = json.loads((tmp_path/'run/only/model.json').read_text())
     assert info['scaling']['scale'][band] == 1
-    assert said(capsys, 'predict', tmp_path/'run/only', root, tmp_path/'pred', prob=True)[0] == 0
+    assert said(capsys, 'predict', tmp_path/'run/only', root, tmp_path/'pred', prob=True, force=True)[0] == 0
     for p in (tmp_path/'pred').glob('prob_*'):
         with h5py.File(p) as f: assert np.isfinite(f['prob'][()]).all()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from landslide_nb.app.commands import adapt_command, map_command, predict
+from landslide_nb.data.bands import L4S_MEANS
 from landslide_nb.data.hdf5 import read_mask, write_patch
 from landslide_nb.data.landscape import LABELLED, UNSEEN
 from landslide_nb.data.store import Split
@@ -54,12 +55,13 @@ def said(capsys, command, *args, **kwargs):
     return capsys.readouterr().out.strip().splitlines()
 
 
+CLOUD = np.array([5000, 5000, 5000, 5200, 5300, 5500, 5600, 5500, 2500, 60, 3000, 2000, 20, 773], np.float32)[:, None] / L4S_MEANS[:, None].astype(np.float32)
 UNSEEN_PATCHES = [synth_patch(UNSEEN, n)[0] for n in range(8)]
 CASES = dict(
     away=(UNSEEN_PATCHES, 'the region differs from what the model knows (0.'),
     home=([synth_patch(LABELLED, n)[0] for n in range(100, 108)], 'no shift beyond chance (0.00): left as it is'),
     alone=(UNSEEN_PATCHES[:1], 'one patch does not show a region: left as it is'),
-    white=([np.full((14, 128, 128), 4, np.float32)]*3, 'all 3 patches are cloud, snow or water: left as it is'))
+    white=([np.repeat(CLOUD, 128*128, 1).reshape(14, 128, 128)]*3, 'all 3 patches are cloud, snow or water: left as it is'))
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -120,16 +120,29 @@ def source(self:RawScene,
     return self.open[file]
 
 # %% ../../nbs/76_scene.sentinel.ipynb #b8b70feb
+def thin(
+    src,           # open dataset
+    side: int = 512 # pixels
+) -> np.ndarray: # numbers of its first band
+    "Some numbers of a file: thinned, or of a large one without overviews 64 places"
+    if max(src.shape) <= 4*side or src.overviews(1) or src.driver.startswith('JP2'): return src.read(1, out_shape=tuple(min(o, side) for o in src.shape))
+    k, (h, w) = side // 8, src.shape
+    places = [(int(r), int(c)) for r in np.linspace(0, max(h - k, 0), 8) for c in np.linspace(0, max(w - k, 0), 8)]
+    return np.stack([src.read(1, window=geo().windows.Window(c, r, min(k, w), min(k, h))) for r, c in places])
+
 @patch
 def find_undeclared(self:RawScene) -> dict: # number by file
-    "The negative number that stands for no pixel in files that declare none, such as -9999; with a note"
+    "The number that stands for no pixel in files that declare none: negative, such as -9999, or full scale; with a note"
     res = {}
     for file, src in self.open.items():
-        if src.nodatavals[0] is not None or all(np.dtype(o).kind == 'u' for o in src.dtypes): continue
-        try: a = src.read(1, out_shape=tuple(min(o, 512) for o in src.shape))
+        if src.nodatavals[0] is not None: continue
+        try: a = thin(src)
         except geo().errors.RasterioError: continue # is said with its place when it is read
-        found, n = np.unique(a[(a < 0) & np.isfinite(a)], return_counts=True)
-        if len(found) and n.max() > 2 and found[n.argmax()] == found[0] == round(found[0]): res[file] = float(found[0])
+        end = np.iinfo(a.dtype).max if a.dtype.kind in 'iu' and a.dtype.itemsize > 1 else np.nan
+        found, n = np.unique(a[((a < 0) & np.isfinite(a)) | (a == end)], return_counts=True)
+        if not len(found) or n.max() < 3: continue
+        v = found[n.argmax()]
+        if v == end or v == found[0] == round(v): res[file] = float(v)
     for v in sorted({*res.values()}):
         files = [Path(o).name for o, w in res.items() if w == v]
         self.notes.append(f'{v:g} is taken for nodata, which nothing declares ({files[0]}' + (f' and {len(files) - 1} more)' if files[1:] else ')'))

@@ -197,9 +197,9 @@ def check(self:Elevation,
     z = np.concatenate([self(int(r), int(c), min(k, h), min(k, w)).reshape(2, -1) for r in np.linspace(0, max(h - k, 0), 5) for c in np.linspace(0, max(w - k, 0), 5)], 1)
     if not (real := np.isfinite(z[0])).any(): raise SceneError(self.path, 'has no heights where the scene is, wherever it was looked at')
     steep, lines = np.median(z[0, real]), []
-    if steep > 45:
+    if steep > 33:
         fault = f'half of the ground would be steeper than {steep:.0f}°: heights in feet, or another unit that is not declared?'
-        if not force: raise SceneError(self.path, f'{fault} (--force goes on all the same)')
+        if steep > 45 and not force: raise SceneError(self.path, f'{fault} (--force goes on all the same)')
         lines.append(fault)
     if np.ptp(z[1, real]) == 0: lines.append(f'the elevation model is {z[1, real][0]:g} m wherever it was looked at')
     return [*self.notes, *lines]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
-from ..data.bands import L4S_MEANS, OPTICAL, unit_fault
+from ..data.bands import L4S_MEANS, OPTICAL, band_index, unit_fault
 from .grid import SceneError
 from .bands import CIRRUS
 
@@ -146,6 +146,7 @@ def scale_of(
     return Units(none + 1e4/(known.quantum or 1e4), none, 0., [])
 
 # %% ../../nbs/74_scene.units.ipynb #bd7e8370
+RED, NIR = (band_index(o) for o in ('B4', 'B8'))
 def offset_of(
     path,          # the scene, for messages
     dn: np.ndarray,# `(12, N)` a sample, before the offset is taken off
@@ -159,8 +160,11 @@ def offset_of(
     if below > .05: return 0., [f'an offset of {off:g} is told of, but {100*below:.0f} % of a band lie more than 300 below it: taken for off already (--offset {off:g} takes it off)']
     if given is None and np.isfinite(cirrus).any() and (low := np.percentile(cirrus - off, 1)) > 900:
         return off + 1000., [f'B10, nearly 0 where there is no cirrus, is nowhere below {low:.0f}: an offset of 1000 is taken off, as from processing baseline 04.00 on (--offset 0 keeps it)']
-    if said is None and given is None and not np.isfinite(cirrus).any() and np.nanmin(np.percentile(dn, .5, axis=1)[np.isfinite(dn[:, 0])]) > 1000:
-        return 0., ['no band is anywhere below 1000: if this is processing baseline 04.00 or later, give --offset 1000']
+    if said is None and given is None and not np.isfinite(cirrus).any() and np.nanmin(np.percentile(dn, .5, axis=1)) > 1000:
+        red, nir = np.median(dn[[RED, NIR]], 1)
+        text = 'no band is anywhere below 1000'
+        if (nir - red) / (nir + red) > .2: return 1000., [f'{text}, not even red where there are leaves: an offset of 1000 is taken off, as from processing baseline 04.00 on (--offset 0 keeps it)']
+        return 0., [f'{text}: if this is processing baseline 04.00 or later, give --offset 1000']
     return off, []
 
 # %% ../../nbs/74_scene.units.ipynb #d2359bdf
