@@ -46,7 +46,8 @@ def files(scene):
 def product(folder, dn, quantum=10_000, offset=-1000, old=False):
     "A folder with a file a band and the metadata of a product beside"
     add = '' if offset is None else f'<RADIO_ADD_OFFSET band_id="0">{offset}</RADIO_ADD_OFFSET>'
-    for name, a in zip(L1C_BANDS, dn): write_raster(folder/f'IMG_DATA/T33_20230101_{name}.tif', np.rint((a.astype(float) - (offset or 0))*quantum/1e4)[None].astype(np.uint16))
+    numbers = np.rint((dn.astype(float) - (offset or 0))*quantum/1e4).astype(np.uint16)
+    for name, a in zip(L1C_BANDS, numbers): write_raster(folder/f'IMG_DATA/T33_20230101_{name}.tif', a[None])
     name = 'S2A_OPER_MTD_SAFL1C_PDMC_20160101T000000.xml' if old else 'MTD_MSIL1C.xml'
     (folder/name).write_text(f'<a><PROCESSING_BASELINE>02.01</PROCESSING_BASELINE><QUANTIFICATION_VALUE>{quantum}</QUANTIFICATION_VALUE>{add}</a>')
     return folder
@@ -58,18 +59,25 @@ def scaled(path, dn, scale, shift):
     return path
 
 
+STAC = json.dumps(dict(properties={'s2:processing_baseline': '04.00'}))
+
+
+def all_bands(path, dn, **kwargs): return write_raster(path, dn.astype(np.uint16), names=L1C_BANDS, **kwargs)
+def no_cirrus(path, dn, **kwargs): return write_raster(path, np.delete(dn, 10, 0).astype(np.uint16), names=NO10, **kwargs)
+
+
 FORMS = {
-    'QUANTIFICATION_VALUE in the tags': lambda p, dn: write_raster(p/'o.tif', np.rint(dn/2).astype(np.uint16), names=L1C_BANDS, tags={'QUANTIFICATION_VALUE': '5000'}),
-    'BOA_QUANTIFICATION_VALUE, Level-2A': lambda p, dn: write_raster(p/'o.tif', np.rint(np.delete(dn, 10, 0)/2).astype(np.uint16), names=NO10,
+    'QUANTIFICATION_VALUE in the tags': lambda p, dn: all_bands(p/'o.tif', np.rint(dn/2), tags={'QUANTIFICATION_VALUE': '5000'}),
+    'BOA_QUANTIFICATION_VALUE, Level-2A': lambda p, dn: no_cirrus(p/'o.tif', np.rint(dn/2),
         tags={'BOA_QUANTIFICATION_VALUE': '5000', 'AOT_QUANTIFICATION_VALUE': '1000', 'PROCESSING_LEVEL': 'Level-2A'}),
-    'baseline in the tags, without B10': lambda p, dn: write_raster(p/'o.tif', np.delete(dn + 1000, 10, 0), names=NO10, tags={'PROCESSING_BASELINE': '05.09'}),
-    'as a catalogue has it': lambda p, dn: write_raster(p/'o.tif', np.delete(dn + 1000, 10, 0), names=NO10, tags={'s2:processing_baseline': '05.09'}),
-    'a catalogue beside it': lambda p, dn: (p/'o.json').write_text(json.dumps(dict(properties={'s2:processing_baseline': '04.00'}))) and write_raster(p/'o.tif', dn + 1000, names=L1C_BANDS),
-    'in the name of the file': lambda p, dn: write_raster(p/f'{NAME}.tif', np.delete(dn + 1000, 10, 0), names=NO10),
-    'in the name of the folder above': lambda p, dn: write_raster(p/NAME/'stack.tif', np.delete(dn + 1000, 10, 0), names=NO10),
-    'nowhere, with B10': lambda p, dn: write_raster(p/'o.tif', dn + 1000, names=L1C_BANDS),
-    'nowhere, without B10': lambda p, dn: write_raster(p/'o.tif', np.delete(dn + 1000, 10, 0), names=NO10),
-    'told of, but off already': lambda p, dn: write_raster(p/'o.tif', dn, names=L1C_BANDS, tags={'PROCESSING_BASELINE': '05.09'}),
+    'baseline in the tags, without B10': lambda p, dn: no_cirrus(p/'o.tif', dn + 1000, tags={'PROCESSING_BASELINE': '05.09'}),
+    'as a catalogue has it': lambda p, dn: no_cirrus(p/'o.tif', dn + 1000, tags={'s2:processing_baseline': '05.09'}),
+    'a catalogue beside it': lambda p, dn: (p/'o.json').write_text(STAC) and all_bands(p/'o.tif', dn + 1000),
+    'in the name of the file': lambda p, dn: no_cirrus(p/f'{NAME}.tif', dn + 1000),
+    'in the name of the folder above': lambda p, dn: no_cirrus(p/NAME/'stack.tif', dn + 1000),
+    'nowhere, with B10': lambda p, dn: all_bands(p/'o.tif', dn + 1000),
+    'nowhere, without B10': lambda p, dn: no_cirrus(p/'o.tif', dn + 1000),
+    'told of, but off already': lambda p, dn: all_bands(p/'o.tif', dn, tags={'PROCESSING_BASELINE': '05.09'}),
     'metadata above': lambda p, dn: product(p/'a', dn)/'IMG_DATA',
     'metadata of 2016': lambda p, dn: product(p/'a', dn, 5000, None, True),
     'scale and offset of the file': lambda p, dn: scaled(p/'o.tif', dn, 1e-4, -.1),
@@ -101,8 +109,9 @@ HOLE = np.zeros((256, 256), bool)
 HOLE[60:100, 80:140] = True
 
 
-@pytest.mark.parametrize('fill, dtype, declared', [(-9999, 'int16', True), (-9999, 'int16', False), (-9999, 'float32', False), (-32768, 'int16', False), (0, 'uint16', False),
-                                                   (65_535, 'uint16', True), (65_535, 'uint16', False), (np.nan, 'float32', False), (12_345, 'uint16', True)])
+@pytest.mark.parametrize('fill, dtype, declared', [
+    (-9999, 'int16', True), (-9999, 'int16', False), (-9999, 'float32', False), (-32768, 'int16', False), (0, 'uint16', False),
+    (65_535, 'uint16', True), (65_535, 'uint16', False), (np.nan, 'float32', False), (12_345, 'uint16', True)])
 def test_nodata_of_each_file_is_a_hole_and_mixes_into_nothing(scene, files, tmp_path, fill, dtype, declared):
     "A file a band, of 10 and 20 m pixels: bilinear interpolation must leave the hole out"
     dn, _, right = files
@@ -126,8 +135,10 @@ def dem(path, z, unit=None, scale=1, shift=0, **kwargs):
     return path
 
 
-DEMS = {'feet': lambda p, z: dem(p, z/.3048, 'ft'), 'survey feet': lambda p, z: dem(p, z*3937/1200, 'US survey foot'), 'centimetres': lambda p, z: dem(p, z*100, 'cm'),
-        'feet in the tags': lambda p, z: dem(p, z/.3048, tags={'ZUNITS': 'FEET'}), 'feet in the CRS': lambda p, z: dem(p, z*3937/1200, crs='EPSG:32633+6360'),
+SURVEY = 1200/3937
+DEMS = {'feet': lambda p, z: dem(p, z/.3048, 'ft'), 'survey feet': lambda p, z: dem(p, z/SURVEY, 'US survey foot'),
+        'centimetres': lambda p, z: dem(p, z*100, 'cm'), 'feet in the tags': lambda p, z: dem(p, z/.3048, tags={'ZUNITS': 'FEET'}),
+        'feet in the CRS': lambda p, z: dem(p, z/SURVEY, crs='EPSG:32633+6360'),
         'scaled': lambda p, z: dem(p, ((z - 500)*10).astype(np.int16), scale=.1, shift=500)}
 
 
@@ -152,7 +163,8 @@ def test_voids_that_nothing_declares_are_holes_and_said(scene, files, tmp_path, 
 @pytest.mark.parametrize('change, words', [(lambda z: np.tile(z, (3, 1, 1)), 'has 3 bands'), (lambda z: (z/10).astype(np.uint8), 'uint8'),
                                            (lambda z: 0*z - 9999, 'no heights'), (lambda z: z*8, 'steeper')], ids=['bands', '8 bit', 'void', 'steep'])
 def test_what_is_no_elevation_model_is_one_line(scene, files, tmp_path, capsys, change, words):
-    refused_here(capsys, map_command, scene/'model', scene/'scene.tif', tmp_path/'m', dem=dem(tmp_path/'o.tif', change(files[1])), device='cpu', words=(words,))
+    path = dem(tmp_path/'o.tif', change(files[1]))
+    refused_here(capsys, map_command, scene/'model', scene/'scene.tif', tmp_path/'m', dem=path, device='cpu', words=(words,))
 
 
 def at_180(folder, crs, transform, scene):
@@ -166,15 +178,18 @@ def test_a_scene_across_the_180th_meridian(scene, tmp_path):
     (x0,), (y0,) = rasterio.warp.transform('EPSG:4326', 'EPSG:32701', [180.], [-16.65])
     path = at_180(tmp_path, 'EPSG:32701', (10, 0, x0 - 1280, 0, -10, y0 + 1280), scene)
     z = (300 + 50*np.sin(np.arange(720)/9)[None] + 40*np.cos(np.arange(360)/7)[:, None]).astype(np.float32)[None]
-    for name, first in (('on', 179.9), ('back', -180.1)): write_raster(tmp_path/f'{name}.tif', z, crs='EPSG:4326', transform=(1/3600, 0, first, 0, -1/3600, -16.6))
+    for name, first in (('on', 179.9), ('back', -180.1)):
+        write_raster(tmp_path/f'{name}.tif', z, crs='EPSG:4326', transform=(1/3600, 0, first, 0, -1/3600, -16.6))
     one, two = (Scene(path, tmp_path/f'{o}.tif').read(0, 0, 256, 256) for o in ('on', 'back'))
     assert one[1].all() and np.allclose(one[0], two[0], atol=1e-3)
-    gpd.GeoDataFrame(geometry=[shapely.box(179.995, -16.655, 180, -16.645), shapely.box(-180, -16.655, -179.995, -16.645)], crs='EPSG:4326').to_file(tmp_path/'aoi.geojson')
+    halves = [shapely.box(179.995, -16.655, 180, -16.645), shapely.box(-180, -16.655, -179.995, -16.645)]
+    gpd.GeoDataFrame(geometry=halves, crs='EPSG:4326').to_file(tmp_path/'aoi.geojson')
     kwargs = dict(dem=tmp_path/'on.tif', device='cpu', threshold=0., polygons='geojson')
     map_command(scene/'model', path, tmp_path/'all', **kwargs)
     shapes = json.loads((tmp_path/'all/landslides.geojson').read_text())['features']
-    rings = [np.array(p[0]) for f in shapes for p in (f['geometry']['coordinates'] if f['geometry']['type'] == 'MultiPolygon' else [f['geometry']['coordinates']])]
-    assert max(np.ptp(o[:, 0]) for o in rings) < .02 and {np.sign(o[0, 0]) for o in rings} == {-1, 1} and max(abs(o[:, 0]).max() for o in rings) <= 180
+    parts = lambda g: g['coordinates'] if g['type'] == 'MultiPolygon' else [g['coordinates']]
+    lons = [np.array(p[0])[:, 0] for f in shapes for p in parts(f['geometry'])]
+    assert max(np.ptp(o) for o in lons) < .02 and {np.sign(o[0]) for o in lons} == {-1, 1} and max(abs(o).max() for o in lons) <= 180
     assert abs(SceneMap(tmp_path/'all')['result']['area_m2'] / 2560**2 - 1) < .01
     map_command(scene/'model', path, tmp_path/'part', aoi=tmp_path/'aoi.geojson', **kwargs)
     assert .15 < SceneMap(tmp_path/'part')['result']['pixels'] / 256**2 < .25
@@ -191,22 +206,31 @@ def test_several_scenes_in_one_call(scene, tmp_path, capsys):
     write_scene(tmp_path/'east', 256, seed=2, transform=(10, 0, PLACE[2] + 2560, 0, -10, PLACE[5]))
     import rasterio.merge
     rasterio.merge.merge([scene/'dem.tif', tmp_path/'east/dem.tif'], dst_path=tmp_path/'dem.tif')
-    res = ok(run('map', scene/'model', scene/'scene.tif', tmp_path/'east/scene.tif', tmp_path/'m', '--dem', tmp_path/'dem.tif', '--polygons', '--device', 'cpu', '--threshold', .47))
+    scenes = [scene/'scene.tif', tmp_path/'east/scene.tif']
+    options = ['--dem', tmp_path/'dem.tif', '--polygons', '--device', 'cpu', '--threshold', .47]
+    res = ok(run('map', scene/'model', *scenes, tmp_path/'m', *options))
     assert len(res.stdout.splitlines()) == 3 and res.stderr == ''
     info, layer = json.loads((tmp_path/'m/summary.json').read_text()), gpd.read_file(tmp_path/'m/landslides.gpkg')
-    assert set(layer['scene']) == set(info['scenes']) and len(layer) == info['result']['landslides'] == sum(o['landslides'] for o in info['scenes'].values())
+    n = sum(o['landslides'] for o in info['scenes'].values())
+    assert set(layer['scene']) == set(info['scenes']) and len(layer) == info['result']['landslides'] == n > 0
     assert len(SceneMap(tmp_path/'m'/next(iter(info['scenes']))).polygons) == next(iter(info['scenes'].values()))['landslides']
-    refused_here(capsys, map_command, scene/'model', [scene/'scene.tif', tmp_path/'none.tif'], tmp_path/'n', dem=tmp_path/'dem.tif', words=('none.tif', 'no such file'))
+    scenes[1] = tmp_path/'none.tif'
+    refused_here(capsys, map_command, scene/'model', scenes, tmp_path/'n', dem=tmp_path/'dem.tif', words=('none.tif', 'no such file'))
 
 
 def test_a_region_and_a_mask(scene, tmp_path, capsys):
-    gpd.GeoDataFrame(geometry=[shapely.box(PLACE[2] + 400, PLACE[5] - 900, PLACE[2] + 900, PLACE[5] - 300)], crs='EPSG:32633').to_crs('EPSG:4326').to_file(tmp_path/'o.gpkg')
+    box = shapely.box(PLACE[2] + 400, PLACE[5] - 900, PLACE[2] + 900, PLACE[5] - 300)
+    gpd.GeoDataFrame(geometry=[box], crs='EPSG:32633').to_crs('EPSG:4326').to_file(tmp_path/'o.gpkg')
     kwargs = dict(dem=scene/'dem.tif', device='cpu', bs=4)
-    for name, more in dict(all={}, aoi=dict(aoi=tmp_path/'o.gpkg'), mask=dict(mask=tmp_path/'o.gpkg')).items(): map_command(scene/'model', scene/'scene.tif', tmp_path/name, **kwargs, **more)
+    for name, more in dict(all={}, aoi=dict(aoi=tmp_path/'o.gpkg'), mask=dict(mask=tmp_path/'o.gpkg')).items():
+        map_command(scene/'model', scene/'scene.tif', tmp_path/name, **kwargs, **more)
     whole, aoi, mask = (rasterio.open(tmp_path/o/'probability.tif').read(1) for o in ('all', 'aoi', 'mask'))
     inside = np.isfinite(aoi)
-    assert inside[31:89, 41:89].all() and abs(inside.sum() - 60*50) < 300 and np.array_equal(aoi[inside], whole[inside]) and np.array_equal(np.isnan(mask), inside)
-    for name in ('aoi', 'mask'): refused_here(capsys, map_command, scene/'model', scene/'scene.tif', tmp_path/'n', **kwargs, **{name: scene/'model/model.json'}, words=('model.json',))
+    assert inside[31:89, 41:89].all() and abs(inside.sum() - 60*50) < 300
+    assert np.array_equal(aoi[inside], whole[inside]) and np.array_equal(np.isnan(mask), inside)
+    for name in ('aoi', 'mask'):
+        more = {name: scene/'model/model.json'}
+        refused_here(capsys, map_command, scene/'model', scene/'scene.tif', tmp_path/'n', **kwargs, **more, words=('model.json',))
 
 
 def test_patches_on_another_scale(scene, tmp_path, capsys):
@@ -215,7 +239,8 @@ def test_patches_on_another_scale(scene, tmp_path, capsys):
     fine = [read_patch(tmp_path/f'd/ValidData/img/image_{n}.h5') for n in (1, 2, 3)]
     (tmp_path/'d/TrainData').rename(tmp_path/'d/train')
     lo, hi = np.min(fine, (0, 2, 3))[:, None, None], np.max(fine, (0, 2, 3))[:, None, None]
-    for name, change, words in (('raw', lambda x: x*L4S_MEANS[:, None, None], 'times brighter'), ('scaled', lambda x: (x - lo)/(hi - lo), 'min-max scaled'),
+    for name, change, words in (('raw', lambda x: x*L4S_MEANS[:, None, None], 'times brighter'),
+                                ('scaled', lambda x: (x - lo)/(hi - lo), 'min-max scaled'),
                                 ('hole', lambda x: np.where(HOLE[:128, :128], -9999/L4S_MEANS[:, None, None], x), 'no band can have')):
         for n, x in enumerate(fine, 1): write_patch(tmp_path/f'{name}/image_{n}.h5', change(x))
         with pytest.raises(SystemExit): check(tmp_path/name)
@@ -231,7 +256,8 @@ def test_patches_on_another_scale(scene, tmp_path, capsys):
 def test_files_that_another_process_holds_open(scene, tmp_path, capsys):
     write_world(tmp_path/'d', 2, 2, 1, progress=False)
     code = 'import h5py, sys; f = [h5py.File(o, "a") for o in sys.argv[1:]]; print("open", flush=True); input()'
-    with subprocess.Popen([sys.executable, '-c', code, *map(str, (tmp_path/'d/ValidData/img').glob('*.h5'))], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+    images, pipes = map(str, (tmp_path/'d/ValidData/img').glob('*.h5')), dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, '-c', code, *images], **pipes) as p:
         p.stdout.readline()
         check(tmp_path/'d')
         predict(scene/'model', tmp_path/'d', tmp_path/'p', device='cpu')
