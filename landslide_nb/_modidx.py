@@ -842,6 +842,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'landslide_nb/scene/event.py'),
                                           'landslide_nb.scene.event.one_layer': ( 'scene.event.html#one_layer',
                                                                                   'landslide_nb/scene/event.py'),
+                                          'landslide_nb.scene.event.open_scenes': ( 'scene.event.html#open_scenes',
+                                                                                    'landslide_nb/scene/event.py'),
                                           'landslide_nb.scene.event.overlaps': ('scene.event.html#overlaps', 'landslide_nb/scene/event.py'),
                                           'landslide_nb.scene.event.scene_names': ( 'scene.event.html#scene_names',
                                                                                     'landslide_nb/scene/event.py')},

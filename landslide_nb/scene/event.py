@@ -13,7 +13,7 @@ import numpy as np
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import write_json
-from .grid import geo
+from .grid import SceneError, geo
 from .sentinel import Scene
 from .windows import checksum, fingerprint
 from .strips import begin
@@ -63,6 +63,27 @@ def one_layer(
     columns = {k: all_in[k].to_numpy(object if k == 'scene' else float) for k in ('scene', *(o for o in all_in.columns if o not in ('scene', 'geometry')))}
     return write_polygons(path, rings, columns, crs.to_wkt())
 
+# %% ../../nbs/82_scene.event.ipynb #694b053d
+def open_scenes(
+    scenes: list, # paths
+    names: list,  # of them
+    **reading     # of `Scene`, the same for all
+) -> tuple: # by name: path, `Scene`, and what is left of `reading`; lines that a person should know
+    "All scenes, opened; a region of interest or a mask need not touch every one, but `SceneError` where the region touches none"
+    res, notes = {}, []
+    for name, path in zip(names, scenes):
+        own = dict(reading)
+        while name not in res:
+            try: res[name] = path, Scene(path, **own), own
+            except SceneError as e:
+                missed = next((k for k in ('aoi', 'mask') if own.get(k) and Path(own[k]) == e.path and 'does not touch' in e.fault), None)
+                if missed is None: raise
+                notes.append(f'{name}: {e}' + ('; it is left out' if missed == 'aoi' else ''))
+                if missed == 'aoi': break
+                own['mask'] = None
+    if not res: raise SceneError(reading['aoi'], 'touches none of the scenes')
+    return res, notes
+
 # %% ../../nbs/82_scene.event.ipynb #f56e27d3
 def map_scenes(
     model,        # folder of a trained model, or 'starter'
@@ -76,15 +97,15 @@ def map_scenes(
     check_request(out, *(kwargs.get(k) for k in ('polygons', 'crf', 'crf_prob')))
     if (out/'summary.json').exists(): raise InputError(out, 'already holds the finished maps of an event; name another folder or remove it')
     reading = {k: kwargs[k] for k in ('dem', 'bands', 'offset', 'quantification', 'aoi', 'mask', 'force') if k in kwargs}
-    opened = [Scene(o, **reading) for o in scenes]
-    notes = overlaps(opened, names)
+    opened, notes = open_scenes(scenes, names, **reading)
+    notes += overlaps([o for _, o, _ in opened.values()], list(opened))
     for o in notes: say(o)
     plain = {k: v if isinstance(v, (bool, int, float, type(None))) else str(v) for k, v in kwargs.items() if k not in ('progress', 'workers', 'dask')}
-    begin(out/'.partial', dict(model=checksum(model), scenes=[[fingerprint(f) for f in o.files()] for o in opened], settings=plain, version=__version__))
-    maps = {k: SceneMap(out/k) if (out/k/'map.json').exists() else map_scene(model, o, out/k, warn=warn, **kwargs) for k, o in zip(names, scenes)}
+    begin(out/'.partial', dict(model=checksum(model), scenes=[[fingerprint(f) for f in o.files()] for _, o, _ in opened.values()], settings=plain, version=__version__))
+    maps = {k: SceneMap(out/k) if (out/k/'map.json').exists() else map_scene(model, o, out/k, warn=warn, **{**kwargs, **own}) for k, (o, _, own) in opened.items()}
     if (form := kwargs.get('polygons')): one_layer(out/f'landslides.{form}', maps)
     total = {k: round(sum(m['result'][k] for m in maps.values()), 1) for k in next(iter(maps.values()))['result']}
-    info = dict(result=total, scenes={k: dict(path=str(o), **m['result']) for (k, m), o in zip(maps.items(), scenes)}, notes=notes)
+    info = dict(result=total, scenes={k: dict(path=str(o), **m['result']) for (k, m), (o, _, _) in zip(maps.items(), opened.values())}, notes=notes)
     write_json(out/'summary.json', info)
     shutil.rmtree(out/'.partial')
     return info

@@ -44,7 +44,8 @@ def meta_files(
     above = up if inside else up[:product + 1]
     names = lambda folder, o, deep: sorted((folder.rglob if deep else folder.glob)(o))
     found = [f for kind in (PRODUCT, GRANULE) for folder, deep in ((home, False), (home, inside), *((o, False) for o in above)) for o in kind for f in names(folder, o, deep)]
-    return [*dict.fromkeys(o.resolve() for o in found)] + names(home, '*.json' if inside else f'{path.stem}*.json', False)[:9]
+    catalogue = [o for o in names(home, '*.json' if inside else f'{path.stem}*.json', False) if o.is_file() and o.stat().st_size < 2**22]
+    return [*dict.fromkeys(o.resolve() for o in found)] + catalogue[:9]
 
 def file_facts(
     path: Path # XML of a product or a granule, or JSON of a catalogue
@@ -180,7 +181,7 @@ def find_units(
 ) -> Units:
     "The units of a scene, with a line for every guess; `SceneError` where they cannot be right"
     res, shifted = scale_of(x, floats, declared, known, quantum), (declared[1] != 0).any()
-    said = 0. if shifted and not quantum or res.notes else known.offset and known.offset * 1e4/(quantum or known.quantum or 1e4)
+    said = None if res.notes else 0. if shifted and not quantum else known.offset and known.offset * 1e4/(quantum or known.quantum or 1e4)
     if force and offset is not None: off, lines = float(offset), []
     else: off, lines = offset_of(path, res.dn(x), said, offset)
     res.offset, res.notes = float(off), [*known.notes, *res.notes, *lines]
