@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ..core.errors import InputError
 from .grid import Grid, SceneError, geo, open_raster
-from .terrain import places
+from .terrain import lattice
 
 # %% ../../nbs/75_scene.area.ipynb #4f6fc2a1
 def read_shapes(
@@ -85,7 +85,8 @@ class Mask:
             return
         if src.crs is None: raise SceneError(path, 'has no coordinate reference system')
         if src.count != 1: raise SceneError(path, f'has {src.count} bands: a mask has one, 0 where a pixel counts')
-        turns = places(src, grid)
+        touches = lambda o, n: o.min() < n and o.max() > 0
+        turns = [k for k, (col, row) in lattice(src, grid).items() if touches(col, src.width) and touches(row, src.height)]
         if not turns: raise SceneError(path, 'does not touch the scene')
         self.vrts = [rio.vrt.WarpedVRT(src, **grid.profile, src_transform=rio.Affine.translation(-k, 0) * src.transform, resampling=rio.enums.Resampling.nearest,
                                        tolerance=.01, src_nodata=None, nodata=None) for k in turns]

@@ -26,17 +26,16 @@ def horn_slope(
     return np.degrees(np.arctan(np.hypot(p, q)))
 
 # %% ../../nbs/71_scene.terrain.ipynb #38e1f479
-def places(
-    src,       # open elevation model
+def lattice(
+    src,       # open raster
     grid: Grid # of the scene
-) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene; without turns that meet no point
-    "Where a scene lies in an elevation model; one in degrees may be a turn of 360 away, east or west"
+) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene
+    "Where a scene would lie in a raster; one in degrees may be a turn of 360 away, east or west"
     r, c = np.meshgrid(*(np.linspace(0, o, 33) for o in grid.shape), indexing='ij')
     x, y = grid.xy(r.ravel(), c.ravel())
     if src.crs != geo().crs.CRS.from_wkt(grid.crs): x, y = transformed(grid.crs, src.crs, x, y)
     a, b, c, d, e, f = tuple(~src.transform)[:6]
-    res = {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
-    return {k: (col, row) for k, (col, row) in res.items() if within(src, col, row).any()}
+    return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
 
 def within(src, col, row):
     return (col > -1) & (col < src.width + 1) & (row > -1) & (row < src.height + 1)
@@ -44,10 +43,10 @@ def within(src, col, row):
 def check_covers(
     src,       # open elevation model
     grid: Grid # of the scene
-) -> dict: # as `places`
+) -> dict: # as `lattice`, without turns that meet no point of the scene
     "`SceneError` where the elevation model does not reach as far as the scene"
     if src.crs is None: raise SceneError(src.name, 'has no coordinate reference system')
-    res = places(src, grid)
+    res = {k: o for k, o in lattice(src, grid).items() if within(src, *o).any()}
     inside = np.any([within(src, *o) for o in res.values()], 0) if res else np.zeros(1)
     if not inside.all(): raise SceneError(src.name, f'the elevation model covers {np.floor(100*inside.mean()):.0f} % of the scene')
     return res
