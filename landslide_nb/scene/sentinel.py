@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..data.bands import L4S_MEANS, N_BANDS, RGB, band_index, to_l4s_units
-from .grid import PixelSize, SceneError, geo, grid_of, open_raster
+from .grid import PixelSize, SceneError, geo, grid_of, open_raster, thinned
 from .terrain import Elevation
 from .bands import CIRRUS, WANTED, check_bands, find_bands, product_folder, safe_bands
 from .units import facts_in, file_facts, find_units, meta_files, told
@@ -89,7 +89,7 @@ class RawScene:
         self.declared = tuple(np.array([getattr(s, k)[w[1] - 1] if w else v for s, w in zip(srcs, self.where)]) for k, v in (('scales', 1.), ('offsets', 0.)))
         self.undeclared = self.find_undeclared()
         self.grid, self.open = grid_of(self.open[max(widths, key=lambda o: (widths[o], o))]), {}
-        try: PixelSize(self.grid)
+        try: self.side = float(PixelSize(self.grid).nodes.mean()) # metres
         except SceneError as e: raise SceneError(self.path, e.fault) from None
 
     def __getstate__(self): return {**vars(self), 'open': {}}
@@ -120,24 +120,14 @@ def source(self:RawScene,
     return self.open[file]
 
 # %% ../../nbs/76_scene.sentinel.ipynb #b8b70feb
-def thin(
-    src,           # open dataset
-    side: int = 512 # pixels
-) -> np.ndarray: # numbers of its first band
-    "Some numbers of a file: thinned, or of a large one without overviews 64 places"
-    if max(src.shape) <= 4*side or src.overviews(1) or src.driver.startswith('JP2'): return src.read(1, out_shape=tuple(min(o, side) for o in src.shape))
-    k, (h, w) = side // 8, src.shape
-    places = [(int(r), int(c)) for r in np.linspace(0, max(h - k, 0), 8) for c in np.linspace(0, max(w - k, 0), 8)]
-    return np.stack([src.read(1, window=geo().windows.Window(c, r, min(k, w), min(k, h))) for r, c in places])
-
 @patch
 def find_undeclared(self:RawScene) -> dict: # number by file
     "The number that stands for no pixel in files that declare none: negative, such as -9999, or full scale; with a note"
     res = {}
     for file, src in self.open.items():
         if src.nodatavals[0] is not None: continue
-        try: a = thin(src)
-        except geo().errors.RasterioError: continue # is said with its place when it is read
+        try: a = thinned(src)
+        except SceneError: continue # is said with its place when it is read
         end = np.iinfo(a.dtype).max if a.dtype.kind in 'iu' and a.dtype.itemsize > 1 else np.nan
         found, n = np.unique(a[((a < 0) & np.isfinite(a)) | (a == end)], return_counts=True)
         if not len(found) or n.max() < 3: continue
@@ -222,11 +212,12 @@ def check_terrain(self:RawScene,
     force: bool = False # go on with slopes that no landscape has
 ):
     "Notes on terrain and size of the pixels; `SceneError` where the elevation model cannot be used, or one is needed"
-    if dem is not None: self.notes += [f'elevation model: {o}' for o in Elevation(dem, self.grid).check(force)]
+    if dem is not None:
+        self.open['dem'] = Elevation(dem, self.grid)
+        self.notes += [f'elevation model: {o}' for o in self.open['dem'].check(force)]
     elif self.grid.geographic: raise SceneError(self.path, 'is in degrees and no elevation model was given: --dem is needed')
     else: self.notes.append('no elevation model: slope and elevation stand at their means, and the map will be poorer for it')
-    side = float(PixelSize(self.grid).nodes.mean())
-    if not 7 < side < 14: self.notes.append(f'pixels of {side:.1f} m: the model was trained on 10 m')
+    if not 7 < self.side < 14: self.notes.append(f'pixels of {self.side:.1f} m: the model was trained on 10 m')
 
 # %% ../../nbs/76_scene.sentinel.ipynb #f2f95be3
 class Scene(RawScene):

@@ -11,7 +11,7 @@ from math import ceil
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .grid import Grid, PixelSize, SceneError, geo, open_raster, transformed
+from .grid import Grid, PixelSize, SceneError, geo, open_raster, thinned, transformed
 
 # %% ../../nbs/71_scene.terrain.ipynb #c47164b2
 def horn_slope(
@@ -37,7 +37,11 @@ def lattice(
     a, b, c, d, e, f = tuple(~src.transform)[:6]
     return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
 
-def within(src, col, row):
+def within(
+    src,      # open raster
+    col, row  # of points, in its pixels
+) -> np.ndarray: # bool
+    "Which points lie in a raster, to one of its pixels"
     return (col > -1) & (col < src.width + 1) & (row > -1) & (row < src.height + 1)
 
 def check_covers(
@@ -80,20 +84,6 @@ def check_kind(
     if n != 1: raise SceneError(src.name, f'has {n} bands: an elevation model has one')
     if np.dtype(src.dtypes[0]).itemsize == 1 or np.dtype(src.dtypes[0]).kind == 'c': raise SceneError(src.name, f'holds {src.dtypes[0]}: a picture of heights, not heights')
 
-# %% ../../nbs/71_scene.terrain.ipynb #9beafe9e
-def thinned(
-    src,      # open elevation model
-    col, row  # of points of the scene in it
-) -> np.ndarray: # `(N,)` numbers of the file
-    "Some of its numbers where the scene is: a thinned window, or of a large one 64 places"
-    rio = geo()
-    c0, c1, r0, r1 = (int(np.clip(f(o), 0, n)) for o, n in ((col, src.width), (row, src.height)) for f in (np.min, np.max))
-    h, w = max(r1 - r0, 1), max(c1 - c0, 1)
-    if h*w <= 2**24 or src.overviews(1): at, k = [(r0, c0)], (h, w)
-    else: k, at = (64, 64), [(int(r), int(c)) for r in np.linspace(r0, r1 - 64, 8) for c in np.linspace(c0, c1 - 64, 8)]
-    try: return np.concatenate([src.read(1, window=rio.windows.Window(c, r, *k[::-1]), out_shape=tuple(min(o, 1024) for o in k)).ravel() for r, c in at])
-    except rio.errors.RasterioError as e: raise SceneError(src.name, f'cannot be read ({str(e).splitlines()[0]})') from None
-
 # %% ../../nbs/71_scene.terrain.ipynb #717c1298
 class Elevation:
     "An elevation model on the grid of a scene; `SceneError` where it is no raster of heights or does not reach as far"
@@ -107,9 +97,10 @@ class Elevation:
         turns = check_covers(self.src, grid)
         per, line = metres_per_unit(self.src)
         self.scale, self.shift, self.notes = self.src.scales[0]*per, self.src.offsets[0]*per, [line] if line else []
-        void = self.find_voids(thinned(self.src, *next(iter(turns.values()))))
-        spans = [np.ptp(o) for o in next(iter(turns.values()))]
-        self.ring = 1 + min(ceil(2 * max(max(grid.shape) / max(*spans, 1), 1)), 64) # as far as cubic interpolation reaches
+        cols, rows = next(iter(turns.values()))
+        ends = [int(np.clip(f(o), 0, n)) for o, n in ((rows, self.src.height), (cols, self.src.width)) for f in (np.min, np.max)]
+        void = self.find_voids(thinned(self.src, ends))
+        self.ring = 1 + min(ceil(2 * max(max(grid.shape) / max(np.ptp(rows), np.ptp(cols), 1), 1)), 64) # as far as cubic interpolation reaches
         self.vrts = [self.on_grid(k, void) for k in turns]
 
 # %% ../../nbs/71_scene.terrain.ipynb #c49ec4cd
