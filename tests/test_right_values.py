@@ -72,6 +72,7 @@ FORMS = {
         tags={'BOA_QUANTIFICATION_VALUE': '5000', 'AOT_QUANTIFICATION_VALUE': '1000', 'PROCESSING_LEVEL': 'Level-2A'}),
     'baseline in the tags, without B10': lambda p, dn: no_cirrus(p/'o.tif', dn + 1000, tags={'PROCESSING_BASELINE': '05.09'}),
     'as a catalogue has it': lambda p, dn: no_cirrus(p/'o.tif', dn + 1000, tags={'s2:processing_baseline': '05.09'}),
+    'another offset, without B10': lambda p, dn: no_cirrus(p/'o.tif', dn + 500, tags={'BOA_ADD_OFFSET': '-500'}),
     'a catalogue beside it': lambda p, dn: (p/'o.json').write_text(STAC) and all_bands(p/'o.tif', dn + 1000),
     'in the name of the file': lambda p, dn: no_cirrus(p/f'{NAME}.tif', dn + 1000),
     'in the name of the folder above': lambda p, dn: no_cirrus(p/NAME/'stack.tif', dn + 1000),
@@ -158,6 +159,17 @@ def test_voids_that_nothing_declares_are_holes_and_said(scene, files, tmp_path, 
     assert (~whole)[HOLE].all() and (~whole).sum() <= 42*62 and np.abs(x - right)[13, whole].max() < 2e-3 and len(s.notes) == 1
     map_command(scene/'model', scene/'scene.tif', tmp_path/'m', dem=path, device='cpu')
     assert 'are voids' in capsys.readouterr().err and 'are voids' in ' '.join(SceneMap(tmp_path/'m')['scene']['notes'])
+
+
+@pytest.mark.parametrize('declared', [None, -9999])
+def test_voids_of_two_kinds_in_one_file(scene, files, tmp_path, declared):
+    "Interpolated from 20 m: what is mixed of heights and voids is no height"
+    other = np.roll(HOLE, 100, 0)
+    z = np.where(HOLE, -32768, np.where(other, -9999, files[1]))[:, ::2, ::2].astype(np.float32)
+    path = dem(tmp_path/'o.tif', z, transform=(20, 0, PLACE[2], 0, -20, PLACE[5]), nodata=declared)
+    x, whole = Scene(scene/'scene.tif', path).read(0, 0, 256, 256)
+    heights = x[13, whole]*L4S_MEANS[13]
+    assert (~whole)[HOLE | other].all() and whole.mean() > .85 and files[1].min() - 50 < heights.min() and heights.max() < files[1].max() + 50
 
 
 @pytest.mark.parametrize('change, words', [(lambda z: np.tile(z, (3, 1, 1)), 'has 3 bands'), (lambda z: (z/10).astype(np.uint8), 'uint8'),
