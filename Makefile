@@ -28,7 +28,7 @@ $(VENV)/.stamp: settings.ini setup.py pyproject.toml constraints.txt | $(BIN)/py
 	@# The C++ that pydensecrf2 ships is too old for Python 3.13: the Cython of the environment writes it anew
 	@$(INSTALL) --no-build-isolation pydensecrf2 &>$(VENV)/pydensecrf2.log || \
 	  echo 'pydensecrf2 could not be built ($(VENV)/pydensecrf2.log says why): the CRF in torch takes its place.' >&2
-	sed -n 's/^[a-z_]*requirements = //p' settings.ini | tr ' ' '\n' | grep -Ev '^(pydensecrf2|torchgeo)' | $(INSTALL) --requirement /dev/stdin
+	sed -n '/^browser_/d; s/^[a-z_]*requirements = //p' settings.ini | tr ' ' '\n' | grep -Ev '^(pydensecrf2|torchgeo)' | $(INSTALL) --requirement /dev/stdin
 	$(INSTALL) --no-deps --editable .
 	@touch $@
 
