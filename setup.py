@@ -25,6 +25,6 @@ setup(
     package_data={'landslide_nb': ['starter/*']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'geo', 'dask', 'accelerate', 'sentinel2')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'geo', 'explore', 'dask', 'accelerate', 'sentinel2', 'browser')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['landslide_nb = landslide_nb._modidx:d']},
 )

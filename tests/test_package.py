@@ -33,7 +33,7 @@ def settings():
 
 
 CFG = settings()
-EXTRAS = ('dev', 'geo', 'dask', 'accelerate', 'sentinel2')
+EXTRAS = ('dev', 'geo', 'explore', 'dask', 'accelerate', 'sentinel2', 'browser')
 COMMANDS = dict(o.split('=') for o in CFG['console_scripts'].split())
 
 
@@ -142,7 +142,7 @@ def test_floors_are_what_is_declared():
 
 
 def test_every_third_party_import_is_a_declared_requirement():
-    kinds = '', 'geo_', 'dask_', 'accelerate_', 'sentinel2_'
+    kinds = '', 'geo_', 'explore_', 'dask_', 'accelerate_', 'sentinel2_'
     declared = {canonicalize_name(Requirement(o).name) for k in kinds for o in CFG[f'{k}requirements'].split()}
     owners = {'pydensecrf': ['pydensecrf2']} | packages_distributions() # also where it could not be built
     used = {o.split('.')[0] for o in chain.from_iterable(map(imports, MODULES)) if not o.startswith('.')}
