@@ -38,6 +38,9 @@ from .selftrain.callback import *
 from .look.images import *
 from .look.charts import *
 from .look.pseudo import *
+from .look.panels import *
+from .look.explore import *
+from .look.explorers import *
 from .train.radiometry import *
 from .train.recipe import *
 from .train.checkpoint import *

@@ -6,10 +6,16 @@
 __all__ = ['show_pseudo', 'show_mixed', 'show_mixed_batch']
 
 # %% ../../nbs/52_look.pseudo.ipynb #81dd5924
+import copy
+from types import SimpleNamespace
+from fastai.learner import Learner
+from fastcore.basics import patch
 from matplotlib.patches import Patch
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from ..data.bands import IGNORE, rgb
+from ..selftrain.callback import SelfTraining
 from .images import COLOURS, as_numpy, outline, overlay, show_map
 
 # %% ../../nbs/52_look.pseudo.ipynb #815790ff
@@ -86,4 +92,43 @@ def show_mixed_batch(
         show_map(label_colours(blank, y[i], lam, .8 * lam), mid)
         show_map(label_colours(blank, other[i], 1 - lam, .8 * (1 - lam), COLOURS['background']), low)
     for ax, name in zip(axs[:, 0], ('mixed', f'own mask × {lam:.2f}', f"partner's × {1 - lam:.2f}")): ax.set_ylabel(name, fontsize=11)
+    return fig
+
+# %% ../../nbs/52_look.pseudo.ipynb #568cd340
+def next_batch(
+    cb: SelfTraining,# whose batch is wanted
+    dls              # of its Learner
+) -> tuple: # for each half: mixed `(B, 14, H, W)`, masks and partners' masks `(B, H, W)`; and lam
+    "A batch as the callback makes it, which takes nothing from the training's chance"
+    chance, aside = torch.get_rng_state(), copy.copy(cb)
+    x, y = dls.train.new().one_batch()[:2]
+    aside.learn = SimpleNamespace(dls=dls, cbs=[], xb=(x,), yb=(y,))
+    aside.begin()
+    aside.before_batch()
+    mixed, h = aside.learn.xb[0], aside.halves
+    torch.set_rng_state(chance)
+    return (mixed[:len(y)], *h['y']), (h['xu'] if cb.separate else mixed[len(y):], *h['yu']), h['lam']
+
+# %% ../../nbs/52_look.pseudo.ipynb #d8262eab
+@patch
+def show_batch(self:SelfTraining,
+    learn: Learner = None, # that it belongs to; where it was used, the one it was used in
+    max_n: int = 4,        # patches of each half, one a column
+    size: float = 2.4      # side of an image, inches
+) -> plt.Figure:
+    "A batch as the student sees it: both halves augmented and mixed, own masks orange, partners' blue, ignored pixels grey; makes the bank where it is not; returns the figure"
+    learn = learn if learn is not None else getattr(self, 'learn', None)
+    if learn is None: raise ValueError('which Learner? Give it: cb.show_batch(learn)')
+    *halves, lam = next_batch(self, learn.dls)
+    n = min(max(len(o[0]) for o in halves), max_n)
+    fig, axs = plt.subplots(4, n, figsize=(n*size + .4, 4*size + .6), squeeze=False, layout='constrained')
+    for ax in axs.flat: ax.axis('off')
+    for (image, masks), (x, y, other), name in zip((axs[:2], axs[2:]), halves, ('labelled', 'pseudo-labelled')):
+        for i in range(min(n, len(x))):
+            show_map(rgb(x[i]), image[i]).axis('on')
+            show_map(mixed_colours(np.ones((*y.shape[1:], 3)), y[i], other[i], lam), masks[i]).axis('on')
+        image[0].set_ylabel(name, fontsize=11)
+        masks[0].set_ylabel('its two masks', fontsize=11)
+    keys = {f'own × {lam:.2f}': COLOURS['landslide'], f"partner's × {1 - lam:.2f}": COLOURS['background'], 'ignored': GREY}
+    fig.legend([Patch(facecolor=c, edgecolor='gray') for c in keys.values()], keys, loc='outside lower center', ncols=3, frameon=False)
     return fig
