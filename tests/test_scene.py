@@ -27,7 +27,7 @@ from test_commands import BIN, refused, run
 rasterio = pytest.importorskip('rasterio')
 pyogrio = pytest.importorskip('pyogrio')
 REAL = Path(__file__).parents[2]/'shared/data/sentinel2_l1c_slovenia'
-FILES = ('mask.tif', 'probability.tif', 'uncertainty.tif', 'landslides.gpkg', 'quicklook.png')
+FILES = ('mask.tif', 'probability.tif', 'uncertainty.tif', 'landslides.gpkg', 'quicklook.png', 'composite.jpg')
 
 
 def ok(res):
@@ -109,7 +109,7 @@ def test_the_mask_is_the_crfs_and_the_probability_the_networks(world, mapped, tm
     kwargs = dict(dem=world/'dem.tif', uncertainty=True, progress=False, **KWARGS)
     map_scene(world/'model', world/'scene.tif', tmp_path/'m', crf=True, crf_prob=True, **kwargs)
     map_scene(world/'model', world/'scene.tif', tmp_path/'plain', **kwargs)
-    assert {o.name for o in (tmp_path/'m').iterdir()} == {*FILES[:3], 'crf.tif', 'quicklook.png', 'map.json'}
+    assert {o.name for o in (tmp_path/'m').iterdir()} == {*FILES[:3], 'crf.tif', 'quicklook.png', 'composite.jpg', 'map.json'}
     for o in ('mask.tif', 'probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
     for o in ('probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (tmp_path/'plain'/o).read_bytes(), o
     with rasterio.open(tmp_path/'m/crf.tif') as src: assert src.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'

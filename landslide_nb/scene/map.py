@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+import matplotlib.pyplot as plt
 import numpy as np
 from fastai.torch_core import default_device
 from .. import __version__
 from ..core.errors import InputError
-from ..core.files import write_json
+from ..core.files import atomic_path, write_json
 from ..data.bands import IGNORE, PATCH
 from ..model.files import is_starter, model_folder
 from ..model.uncertainty import UNCERTAINTIES, asked_kind
@@ -87,6 +88,7 @@ def write_map(
     (image, _), rio = image or scene.preview(), geo()
     with rio.open(out/'mask.tif') as src: mask = src.read(1, out_shape=image.shape[:2], resampling=rio.enums.Resampling.nearest)
     write_quicklook(out/'quicklook.png', image, mask)
+    with atomic_path(out/'composite.jpg') as tmp: plt.imsave(tmp, image, pil_kwargs=dict(quality=90))
     return res
 
 # %% ../../nbs/81_scene.map.ipynb #5fc03490
