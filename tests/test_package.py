@@ -90,12 +90,15 @@ def python(code):
 
 
 @cache
-def needs_geo():
-    "The modules that cannot do all their work without the extra geo, by themselves or through others"
+def needs(*packages):
+    "The modules that cannot do all their work without some packages, by themselves or through others"
     res = set()
     for module in FLOORS: # from the bottom up
-        if {'rasterio', 'pyogrio', *(f'.{o}' for o in res)} & set(imports(module)): res.add(module)
+        if {*packages, *(f'.{o}' for o in res)} & set(imports(module)): res.add(module)
     return res
+
+
+NEEDS = dict(geo=('rasterio', 'pyogrio'), explore=('ipywidgets', 'ipyleaflet'))
 
 
 # Metadata
@@ -219,7 +222,7 @@ def test_lines_are_short():
 def test_what_is_not_a_scene_needs_no_rasterio():
     "Every module can be imported without the extras, and no module imports them before they are used"
     lines = '\n'.join(f'import landslide_nb.{o}' for o in [*MODULES, 'all'])
-    block = 'import sys\nfor o in ("rasterio", "pyogrio", "dask", "distributed", "accelerate"): sys.modules[o] = None\n'
+    block = 'import sys\nfor o in ("rasterio", "pyogrio", "dask", "distributed", "accelerate", "ipywidgets", "ipyleaflet"): sys.modules[o] = None\n'
     assert python(f'{block}{lines}\nprint(len(sys.modules) > 9)') == ['True']
 
 
@@ -257,9 +260,10 @@ def test_notebook_form(path):
     used = {default_exp(path), *re.findall(r'^ *(?:from|import) +landslide_nb\b\.?([\w.]*)', code, re.M)}
     if default_exp(path) is None:
         assert used == {None, 'all'}, 'a tutorial uses the front door, and nothing else of the package'
-        used |= {m for m in needs_geo() - {'app.commands'} for o in public(m) if re.search(rf'\b{o}\b', code)}
-    what = f"'landslide_nb[geo] @ {REPO}'" if used & needs_geo() else REPO
-    assert INSTALL + what in [o.source.strip() for o in found], 'the hidden install cell is missing'
+        used |= {m for o in NEEDS.values() for m in needs(*o) - {'app.commands'} for o in public(m) if re.search(rf'\b{o}\b', code)}
+    extras = [k for k, o in NEEDS.items() if used & needs(*o)]
+    what = f"'landslide_nb[{','.join(extras)}] @ {REPO}'" if extras else REPO
+    assert INSTALL + what in [o.source.strip() for o in found], f'the hidden install cell is missing, or not for {what}'
     assert (default_exp(path) is None) == ('tutorials' in path.parts)
 
 

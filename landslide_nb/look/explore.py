@@ -138,7 +138,7 @@ def crossed(
             if 0 <= r + dr < len(im) and 0 <= c + dc < im.shape[1]: im[r + dr, c + dc] = 1 if im[r + dr, c + dc].mean() < .5 else 0
     return im
 
-# %% ../../nbs/54_look.explore.ipynb #01e06747
+# %% ../../nbs/54_look.explore.ipynb #e29842c0
 def spectrum_chart(
     x: np.ndarray,  # `(14, H, W)` patch in benchmark units
     mask,           # `(H, W)`: 1 landslide, 0 background; or None
@@ -154,7 +154,7 @@ def spectrum_chart(
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         ax.set_ylabel('times the mean of the benchmark', fontsize=9)
         ax.legend(fontsize=8, frameon=False)
-    return chart(plot, (4.6, 4.48))
+    return chart(plot, (4.6, 3.84))
 
 # %% ../../nbs/54_look.explore.ipynb #5ff2855d
 def pixel_line(
@@ -178,7 +178,7 @@ def coloured(
     "Values as colours"
     return matplotlib.colormaps[cmap](np.clip(as_numpy(a) / max(top, 1e-9), 0, 1))[..., :3]
 
-# %% ../../nbs/54_look.explore.ipynb #792e8d09
+# %% ../../nbs/54_look.explore.ipynb #4ec60c49
 PRESETS = {'true colour': RGB, 'near infrared': ('B8', 'B4', 'B3'), 'short-wave infrared': ('B12', 'B8', 'B4'), 'bare ground': ('B11', 'B8', 'B2'),
            'terrain': ('dem', 'slope', 'B4'), 'my own': None}
 
@@ -198,14 +198,14 @@ class Walk:
 
     def draw(self,
         order: str, n: int,   # which patch: the n-th in an order
-        colours: str, red: str, green: str, blue: str, # a preset, or three bands
+        colours: str, red: str, green: str, blue: str, # a preset's name, and the three bands
         cut: float,           # percent made black, and white
         layer: str, opacity: float, # what is laid over it
         at: tuple             # row and column of a pixel
     ) -> dict: # panels by name
         "One state"
         i = int(self.ways[order]()[n])
-        (x, mask), said, bands = self.patches.read(i), self.says and self.says(i), PRESETS[colours] or (red, green, blue)
+        (x, mask), said, bands = self.patches.read(i), self.says and self.says(i), (red, green, blue)
         if not self.patches.labelled: mask = None
         top = said and float(np.percentile(said[1], 99.5))
         over = dict(truth=None if mask is None else mask == 1, probability=said and said[0], uncertainty=said and np.clip(said[1] / max(top, 1e-9), 0, 1)).get(layer)
@@ -215,7 +215,15 @@ class Walk:
         share = '' if mask is None else f', {(mask == 1).mean():.1%} landslide'
         return {**res, 'about': f'patch {self.patches.ns[i]}{share}; {" ".join(bands)}\n{pixel_line(x, mask, at, said)}'}
 
-# %% ../../nbs/54_look.explore.ipynb #417e156f
+# %% ../../nbs/54_look.explore.ipynb #0ef0d7bf
+def three_bands(
+    changes: dict # of a hand
+) -> dict:
+    "What follows for bands and preset"
+    if PRESETS.get(changes.get('colours')): return {**changes, **dict(zip(('red', 'green', 'blue'), PRESETS[changes['colours']]))}
+    return {'colours': 'my own', **changes} if changes.keys() & {'red', 'green', 'blue'} else changes
+
+# %% ../../nbs/54_look.explore.ipynb #fe16704b
 def explore(
     source,               # patches: data folder in either layout, packed store, `Split`, file, array; see `as_split`
     model = None,         # what it says of them is shown too: Learner, folder of a model or run, 'starter', or a module with its `scaling`
@@ -232,4 +240,4 @@ def explore(
         colours=Control('true colour', list(PRESETS)), red=Control('B4', names), green=Control('B3', names), blue=Control('B2', names),
         cut=Control(2., (0., 10., .5), 'stretch, %', 'pixels made black, and white'), layer=Control(layers[0], layers), opacity=Control(.4, (0., 1., .05)),
         at=Control((64, 64), ()))
-    return Explorer(walk.draw, controls, lambda panel, row, col: dict(at=(row, col)), ('patch', 'probability', 'uncertainty')[:1 + 2*(model is not None)])
+    return Explorer(walk.draw, controls, lambda panel, row, col: dict(at=(row, col)), ('patch', 'probability', 'uncertainty')[:1 + 2*(model is not None)], three_bands)

@@ -23,6 +23,13 @@ from .pseudo import label_colours
 from .panels import Control, Explorer, chart
 from .explore import coloured, opinion_of
 
+# %% ../../nbs/55_look.explorers.ipynb #c52c20fb
+def most(
+    on # `(N, H, W)` what is to be seen
+) -> int:
+    "The patch with most of it"
+    return int(np.argmax([o.mean() for o in on]))
+
 # %% ../../nbs/55_look.explorers.ipynb #93e350b2
 class Ranked:
     "Predictions in the order in which a selection takes them, class by class"
@@ -100,7 +107,7 @@ class PseudoView:
         if (q := ranked.quality(keep)): lines += f'\nof all that is kept: {q[0]:.2%} of the background and {q[1]:.1%} of the landslides are right; they are {q[2]:.1%} of all landslide pixels'
         return {**res, 'about': lines + f'\nPseudoBank(..., keep=({background:g}, {landslide:g}), kind={kind!r})'}
 
-# %% ../../nbs/55_look.explorers.ipynb #2d14c228
+# %% ../../nbs/55_look.explorers.ipynb #bcc4c2ab
 @patch
 def explore(self:PseudoBank,
     truth = None # `(N, H, W)` masks, where they are known: shows how much of the labels is right
@@ -108,7 +115,7 @@ def explore(self:PseudoBank,
     "Move the shares to keep and change the kind of uncertainty: pseudo labels of a patch, thresholds, shares; makes the bank where it is not; `ValueError` for masks that do not fit"
     view = PseudoView(self, None if truth is None else as_numpy(truth))
     kinds = [o for o in UNCERTAINTIES if o != 'members' or self.kind == 'members']
-    return Explorer(view.draw, dict(n=Control(0, (0, len(self.pred) - 1, 1), 'patch'),
+    return Explorer(view.draw, dict(n=Control(most(self.pred), (0, len(self.pred) - 1, 1), 'patch'),
                                     background=Control(self.keep[0], (0., 1., .01), 'keep of background', 'share of its pixels'),
                                     landslide=Control(self.keep[1], (0., 1., .01), 'keep of landslide', 'share of its pixels'),
                                     kind=Control(self.kind, kinds, 'uncertainty', 'another kind asks the teacher again, once')))
@@ -184,7 +191,7 @@ def threshold_panels(
     return {**res, 'probability': coloured(p), 'map': error_map((p > threshold).astype(float), as_numpy(truth[n])), 'all patches': chart(plot, (5., 3.84)),
             'about': f'threshold {threshold:.3f}: {at(i)}\nbest F1 at {table["threshold"][best]:.3f}: {at(best)}; chosen on these very patches, so it flatters'}
 
-# %% ../../nbs/55_look.explorers.ipynb #bbc1cff5
+# %% ../../nbs/55_look.explorers.ipynb #cac7031b
 def explore_threshold(
     probs,    # `(N, H, W)` landslide probabilities, or `(H, W)` of one patch
     truth,    # masks of the same shape; 255 is ignored
@@ -197,7 +204,7 @@ def explore_threshold(
     if not (truth == 1).any(): raise ValueError('no pixel of the truth is landslide, so no threshold is better than another')
     table = threshold_scores(probs, truth)
     return Explorer(lambda **state: threshold_panels(probs, truth, xs, table, **state),
-                    dict(threshold=Control(.5, (0., 1., .005)), n=Control(0, (0, len(probs) - 1, 1), 'patch')))
+                    dict(threshold=Control(.5, (0., 1., .005)), n=Control(most(truth == 1), (0, len(probs) - 1, 1), 'patch')))
 
 # %% ../../nbs/55_look.explorers.ipynb #e975c839
 def split_view(
@@ -228,7 +235,7 @@ def adapted_panels(
     line = [f'{name}: {(o > threshold).mean():.2%} landslide' + ('' if truth is None else ', F1 {f1:.1%}'.format(**scores(*confusion(o > threshold, truth)))) for name, o in zip(('before', 'after'), probs)]
     return {'patch': image, 'before | after': split_view(*map(shown, two), swipe), 'gained orange, lost blue': differ, 'about': '\n'.join([*how, f'all patches: {"; ".join(line)}'])}
 
-# %% ../../nbs/55_look.explorers.ipynb #dd02af39
+# %% ../../nbs/55_look.explorers.ipynb #e1e001f5
 def explore_adapt(
     model,                # Learner, folder of a model or run, 'starter', or a module with its `scaling`
     region,               # unlabelled patches of the region; see `as_split`
@@ -245,5 +252,5 @@ def explore_adapt(
     there, how = adapt_members(net, patches, scaling, weight=weight, progress=progress)
     probs = tuple(predict_split(o, patches, scaling, progress=progress) for o in (net, there))
     return Explorer(lambda **state: adapted_panels(patches.x, probs, None if truth is None else np.asarray(truth[:]), how, **state),
-                    dict(n=Control(0, (0, len(patches) - 1, 1), 'patch'), swipe=Control(.5, (0., 1., .02), 'before | after'),
+                    dict(n=Control(most(probs[0] > .5), (0, len(patches) - 1, 1), 'patch'), swipe=Control(.5, (0., 1., .02), 'before | after'),
                          threshold=Control(.5, (0., 1., .02)), show=Control('map', ['map', 'probability'])))

@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['Explorer']
 
-# %% ../../nbs/53_look.panels.ipynb #8e5d9aca
+# %% ../../nbs/53_look.panels.ipynb #c3636d08
 import base64, html, io, sys
 from dataclasses import dataclass
 from functools import partial
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-import matplotlib.image
+import matplotlib, matplotlib.image
 from fastcore.basics import patch
 from .images import as_numpy
 
-# %% ../../nbs/53_look.panels.ipynb #562505eb
+# %% ../../nbs/53_look.panels.ipynb #a95c32c9
 def enlarged(
     image,     # `(H, W, 3)` colours in [0, 1], or uint8
-    side: int = 448 # pixels that the longer side is brought to, at least half of it
+    side: int = 384 # pixels that the longer side is brought to, at least half of it
 ) -> np.ndarray: # `(h, w, 3)` uint8
     "An image blown up by a whole number, a pixel a square"
     im = as_numpy(image)
@@ -78,28 +78,29 @@ def check(self:Control,
         raise ValueError(f'{name} lies between {self.among[0]:g} and {self.among[1]:g}, not at {value:g}')
     return value
 
-# %% ../../nbs/53_look.panels.ipynb #53ae8dda
+# %% ../../nbs/53_look.panels.ipynb #b2027de2
 class Explorer:
     "Panels that are drawn from a state, and controls that change it: sliders where ipywidgets is installed, a still picture where not"
     def __init__(self,
         draw,           # called with the state; returns panels by name: `(H, W, 3)` images or text
         controls: dict, # `Control`s by name
         click = None,   # called with panel, row and column of its image; returns the changes
-        clickable: tuple = () # panels that can be clicked
+        clickable: tuple = (), # panels that can be clicked
+        settle = lambda changes: changes # called with the changes of a hand; returns them with what follows from them
     ):
-        self.draw, self.controls, self.click, self.clickable, self.watching = draw, controls, click, clickable, []
+        self.draw, self.controls, self.click, self.clickable, self.settle, self.watching = draw, controls, click, clickable, settle, []
         self.state = {k: c.value for k, c in controls.items()}
 
     def __repr__(self): return f'Explorer({", ".join(f"{k}={v!r}" for k, v in self.state.items())})'
 
-# %% ../../nbs/53_look.panels.ipynb #fb2774b7
+# %% ../../nbs/53_look.panels.ipynb #8cbc9cf0
 @patch
 def set(self:Explorer,
     **changes # of the state
 ):
     "Change the state as a hand would, in widgets on the screen too; `ValueError` for what the controls cannot be; returns the explorer"
     for k in changes.keys() - self.controls.keys(): raise ValueError(f'there is no {k}, only {", ".join(self.controls)}')
-    self.state = {**self.state, **{k: self.controls[k].check(k, v) for k, v in changes.items()}}
+    self.state = {**self.state, **{k: self.controls[k].check(k, v) for k, v in self.settle(changes).items()}}
     for o in self.watching: o()
     return self
 
@@ -120,17 +121,17 @@ def clicked(self:Explorer,
     (h, w), inside = self.shapes[panel], 0 <= down < 1 and 0 <= right < 1
     return self.set(**self.click(panel, int(down * h), int(right * w))) if inside else self
 
-# %% ../../nbs/53_look.panels.ipynb #943dee66
+# %% ../../nbs/53_look.panels.ipynb #d34c1957
 @patch
 def still(self:Explorer,
-    dpi: int = 80 # pixels an inch
+    dpi: float = None # pixels an inch, as matplotlib has it for figures by default
 ) -> np.ndarray: # `(h, w, 3)` uint8
     "All panels in a row, with their names above and the texts below"
     panels = self.panels()
     images, texts = {k: v for k, v in panels.items() if not isinstance(v, str)}, [v for v in panels.values() if isinstance(v, str)]
     widths = [v.shape[1] / v.shape[0] for v in images.values()]
     lines = sum(o.count('\n') + 1 for o in texts)
-    fig = Figure(figsize=(4*sum(widths) + .2, 4.3 + .22*lines), dpi=dpi, layout='constrained')
+    fig = Figure(figsize=(4*sum(widths) + .2, 4.3 + .22*lines), dpi=dpi or matplotlib.rcParams['figure.dpi'], layout='constrained')
     canvas = FigureCanvasAgg(fig)
     for ax, (k, v) in zip(np.ravel(fig.subplots(1, len(images), width_ratios=widths)), images.items()):
         ax.imshow(v, interpolation='nearest')
@@ -154,7 +155,7 @@ def widgets():
     if 'google.colab' in sys.modules: sys.modules['google.colab'].output.enable_custom_widget_manager()
     return ipywidgets, ipyleaflet
 
-# %% ../../nbs/53_look.panels.ipynb #ebe7d141
+# %% ../../nbs/53_look.panels.ipynb #394046ec
 def control_widget(
     name: str, # of the control
     c: Control,# what may be set
@@ -170,7 +171,7 @@ def control_widget(
     lo, hi, step = c.among
     whole = all(isinstance(o, int) for o in c.among)
     kind = w.IntSlider if whole else w.FloatSlider
-    return kind(min=lo, max=hi, step=step, continuous_update=c.live, layout=dict(width='95%'), **({} if whole else dict(readout_format='.2f')), **look)
+    return kind(min=lo, max=hi, step=step, continuous_update=c.live, layout=dict(width='300px'), **({} if whole else dict(readout_format='.2f')), **look)
 
 # %% ../../nbs/53_look.panels.ipynb #46eb9249
 def data_url(
@@ -205,7 +206,7 @@ class Still:
     def __init__(self, image, w): self.widget = w.Image(value=png(image), format='png', layout=w.Layout(width=f'{image.shape[1]}px', height=f'{image.shape[0]}px'))
     def show(self, image): self.widget.value = png(image)
 
-# %% ../../nbs/53_look.panels.ipynb #5584a3f9
+# %% ../../nbs/53_look.panels.ipynb #fe0515ac
 class Shell:
     "Widgets around an explorer"
     def __init__(self,
@@ -220,7 +221,8 @@ class Shell:
         for k, o in self.hands.items(): o.observe(partial(self.moved, k), 'value')
         titled = [w.VBox([w.HTML(f'<b>{k}</b>'), o.widget]) for k, o in self.parts.items() if not isinstance(panels[k], str)]
         row = w.Layout(flex_flow='row wrap', grid_gap='8px')
-        self.widget = w.VBox([w.HBox(list(self.hands.values()), layout=row), w.HBox(titled, layout=row), *(self.parts[k] for k in panels if isinstance(panels[k], str))])
+        self.fault = w.HTML()
+        self.widget = w.VBox([w.HBox(list(self.hands.values()), layout=row), w.HBox(titled, layout=row), *(self.parts[k] for k in panels if isinstance(panels[k], str)), self.fault])
         self.widget.add_class('landslide-explorer')
         explorer.watching.append(self.update)
 
@@ -229,9 +231,11 @@ class Shell:
         if change['new'] != self.explorer.state[name]: self.explorer.set(**{name: change['new']})
 
     def update(self):
-        "Show what the state is now"
+        "Show what the state is now, or in a line why it cannot be shown"
         for k, o in self.hands.items(): o.value = self.explorer.state[k]
-        for k, v in self.explorer.panels().items():
+        try: panels, self.fault.value = self.explorer.panels(), ''
+        except ValueError as e: panels, self.fault.value = {}, text_html(str(e))
+        for k, v in panels.items():
             if isinstance(v, str): self.parts[k].value = text_html(v)
             else: self.parts[k].show(v)
 
