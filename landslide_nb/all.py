@@ -57,5 +57,6 @@ from .scene.layers import *
 from .scene.map import *
 from .scene.event import *
 from .scene.adapt import *
+from .scene.cut import *
 from .app.report import *
 from .app.demo import *
