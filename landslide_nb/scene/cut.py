@@ -150,7 +150,7 @@ def write_places(
         w.writeheader()
         w.writerows(dict(o, crs=f'EPSG:{crs.to_epsg()}' if crs.to_epsg() else scene.grid.crs, scene=scene.path.name) for o in rows)
 
-# %% ../../nbs/84_scene.cut.ipynb #9bb7b0dd
+# %% ../../nbs/84_scene.cut.ipynb #09198cb6
 @dataclass
 class SceneCut:
     "What `cut_scene` wrote and what it left out; its `str` is a line to show"
@@ -163,12 +163,12 @@ class SceneCut:
 
     def __str__(self):
         o, (n, near, crossed) = self.left_out, self.polygons
-        why = [(o['empty'], 'windows without landslides (--empty)'), (o['holes'], 'windows with holes'), (o['region'], 'windows outside the region'),
-               (o['beside'], 'windows beside those for validation'), (n - near, f'of {n} polygons outside the scene')]
-        out = ', '.join([f'{k} {t}' for k, t in why if k] + [f'{r} rows and {c} columns at the edge' for r, c in [o['edge']] if r or c])
+        why = dict(empty='without landslides (--empty)', holes='with holes', region='outside the region', beside='beside those for validation')
+        out = [f'{o[k]} window{"s"*(o[k] != 1)} {t}' for k, t in why.items() if o[k]] + ([f'{n - near} of {n} polygons outside the scene'] if near < n else [])
+        out = ', '.join(out + [f'{r} rows and {c} columns at the edge' for r, c in [o['edge']] if r or c])
         split = ', '.join(f'{k} {s}' for s, k in self.patches.items()) + (f' from {self.blocks}' if self.blocks else '')
         return (f'{sum(self.patches.values())} patches in {self.folder} ({split}), {100*self.landslide:.2f} % landslide' + (f'; left out: {out}' if out else '')
-                + (f'; {crossed} polygons cross themselves and were repaired' if crossed else ''))
+                + (f'; repaired: {crossed} of the polygons, which crossed themselves' if crossed else ''))
 
 # %% ../../nbs/84_scene.cut.ipynb #380bb3c9
 def cut_scene(
