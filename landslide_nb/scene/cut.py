@@ -34,22 +34,26 @@ def spots_of(
     if not rows or not cols: raise SceneError('the scene', f'has {grid.height} x {grid.width} pixels: no window of {PATCH} x {PATCH} fits')
     return [Spot(r, c, int(truth(r, c, PATCH, PATCH).sum())) for r in rows for c in cols]
 
-# %% ../../nbs/84_scene.cut.ipynb #9053817b
-def block_of(
+# %% ../../nbs/84_scene.cut.ipynb #2b6519da
+def blocks_of(
     o: Spot,  # a window
     side: int # of a block, in windows
-) -> tuple:
-    "Which block of ground the middle of a window lies in"
-    return (o.row + PATCH//2) // (side*PATCH), (o.col + PATCH//2) // (side*PATCH)
+) -> set: # of places of blocks
+    "The blocks of ground that a window touches"
+    rows, cols = ({k // (side*PATCH), (k + PATCH - 1) // (side*PATCH)} for k in (o.row, o.col))
+    return {(r, c) for r in rows for c in cols}
 
-def beside(
-    o: Spot,   # a window
-    held: list # windows that are held back
-) -> bool:
-    "Whether a window shares pixels with one of those"
-    return any(abs(o.row - p.row) < PATCH and abs(o.col - p.col) < PATCH for p in held)
+def by_block(
+    spots: list, # windows
+    side: int    # of a block, in windows
+) -> dict: # windows by the place of the block that they lie in; without those that lie in several
+    "Windows block by block"
+    res = {}
+    for o in spots:
+        if len(at := blocks_of(o, side)) == 1: res.setdefault(min(at), []).append(o)
+    return res
 
-# %% ../../nbs/84_scene.cut.ipynb #31009f1b
+# %% ../../nbs/84_scene.cut.ipynb #b383dbaa
 def hold_back(
     spots: list, # windows
     share: float,# of the windows with landslides
@@ -57,18 +61,17 @@ def hold_back(
 ) -> tuple: # windows to train on and to validate on; a line about the blocks
     "Ground for validation; `InputError` where there is too little to share"
     full = [o for o in spots if o.found]
-    for side in (8, 4, 2, 1):
-        blocks = {}
-        for o in full: blocks.setdefault(block_of(o, side), []).append(o)
-        if len(blocks) >= 10: break
+    found = {side: by_block(full, side) for side in (8, 4, 2, 1)}
+    side = next((k for k, v in found.items() if len(v) >= 10), max(found, key=lambda k: len(found[k])))
+    blocks, held, n = found[side], set(), 0
     if len(blocks) < 2: raise InputError('--valid', f'{len(full)} windows with landslides are too few to hold some back')
-    want, n, held = share * len(full), 0, []
+    want = share * sum(map(len, blocks.values()))
     for i in np.random.default_rng(seed).permutation(len(blocks)):
-        b = list(blocks)[i]
-        if held and n + len(blocks[b]) > want or len(held) == len(blocks) - 1: continue
-        held, n = [*held, b], n + len(blocks[b])
-    valid = [o for o in spots if block_of(o, side) in held]
-    train = [o for o in spots if block_of(o, side) not in held and not beside(o, valid)]
+        at = list(blocks)[i]
+        if held and n + len(blocks[at]) > want or len(held) == len(blocks) - 1: continue
+        held, n = held | {at}, n + len(blocks[at])
+    valid = [o for o in spots if blocks_of(o, side) <= held and len(blocks_of(o, side)) == 1]
+    train = [o for o in spots if not blocks_of(o, side) & held]
     return train, valid, f'{len(held)} of {len(blocks)} blocks of {side*PATCH} x {side*PATCH} pixels'
 
 # %% ../../nbs/84_scene.cut.ipynb #e1df8088
