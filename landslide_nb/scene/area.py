@@ -15,15 +15,16 @@ from .terrain import lattice
 
 # %% ../../nbs/75_scene.area.ipynb #4f6fc2a1
 def read_frame(
-    path,    # any file of polygons that GDAL reads
-    **kwargs # passed to `geopandas.read_file`, such as `layer`
+    path,            # any file of polygons that GDAL reads
+    layer: str = None# the layer to prefer, where a file has several; its first by default
 ): # `geopandas.GeoDataFrame`
     "The rows of a file that have a place; `SceneError` where it cannot be read"
     try: import geopandas, pyogrio
     except ImportError as e: raise InputError('geopandas', f"files of polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
     if not Path(path).exists(): raise SceneError(path, 'no such file')
     try:
-        frame = geopandas.read_file(path, engine='pyogrio', **kwargs)
+        names = geopandas.list_layers(path).name.tolist()
+        frame = geopandas.read_file(path, engine='pyogrio', layer=layer if layer in names else names[0] if names else None)
         return frame[frame.geometry.notna() & ~frame.geometry.is_empty]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, AttributeError, ValueError) as e:
         raise SceneError(path, f'neither a file of polygons nor a raster ({" ".join(str(e).split())[:80]})') from None
