@@ -4,6 +4,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'landslide_nb.app.commands': { 'landslide_nb.app.commands.adapt_command': ( 'app.commands.html#adapt_command',
                                                                                         'landslide_nb/app/commands.py'),
                                            'landslide_nb.app.commands.check': ('app.commands.html#check', 'landslide_nb/app/commands.py'),
+                                           'landslide_nb.app.commands.checked_table': ( 'app.commands.html#checked_table',
+                                                                                        'landslide_nb/app/commands.py'),
                                            'landslide_nb.app.commands.cut': ('app.commands.html#cut', 'landslide_nb/app/commands.py'),
                                            'landslide_nb.app.commands.demo': ('app.commands.html#demo', 'landslide_nb/app/commands.py'),
                                            'landslide_nb.app.commands.map_command': ( 'app.commands.html#map_command',

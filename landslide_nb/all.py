@@ -58,5 +58,6 @@ from .scene.map import *
 from .scene.event import *
 from .scene.adapt import *
 from .scene.cut import *
+from .scene.checked import *
 from .app.report import *
 from .app.demo import *

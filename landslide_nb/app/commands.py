@@ -207,24 +207,38 @@ def predict(
 # %% ../../nbs/93_app.commands.ipynb #ebaab3da
 @call_parse
 def score(
-    pred: str,  # folder of mask_N.h5
-    truth: str, # folder of mask_N.h5
+    pred: str,  # folder of mask_N.h5; of a map, or its mask.tif, for a checked map
+    truth: str, # folder of mask_N.h5; or a checked map, landslides.gpkg with a column checked
     json: store_true = False,# print JSON instead of a table
     skip_bad: store_true = False # go on without bad masks and those that are in one folder alone, and say how many
 ):
-    "Precision, recall, F1 and IoU of the landslide class, all pixels pooled"
+    "Precision, recall, F1 and IoU of the landslide class, all pixels pooled; of a map, over the polygons that a person checked"
     with one_line_errors('landslide-score'), skipping('landslide-score', skip_bad) as bad:
+        from pathlib import Path
+        if Path(truth).is_file() or Path(truth).suffix.lower() in ('.gpkg', '.geojson', '.shp'):
+            from landslide_nb.scene.checked import score_checked
+            s = score_checked(pred, truth)
+            return print(dumps(s) if json else checked_table(s))
         from landslide_nb.predict.masks import score_folders
         s = score_folders(pred, truth, bad)
         print(dumps(s) if json else score_table(s))
 
 # %% ../../nbs/93_app.commands.ipynb #21d94b04
 def score_table(
-    s: dict # what `score_folders` returns
+    s: dict, # what `score_folders` or `score_checked` returns
+    last: str = 'patches' # what was scored, and is counted in it
 ) -> str:
     "Two lines, in percent"
-    head = ' '.join(f'{k:>10}' for k in ('precision', 'recall', 'F1', 'IoU', 'patches'))
-    return head + '\n' + ' '.join(f'{100*s[k]:10.2f}' for k in ('precision', 'recall', 'f1', 'iou')) + f' {s["patches"]:10d}'
+    head = ' '.join(f'{k:>10}' for k in ('precision', 'recall', 'F1', 'IoU', last))
+    return head + '\n' + ' '.join(f'{100*s[k]:10.2f}' for k in ('precision', 'recall', 'f1', 'iou')) + f' {s[last]:10d}'
+
+def checked_table(
+    s: dict # what `score_checked` returns
+) -> str:
+    "Those two lines, and what they know"
+    gone = f', of which {s["not_mapped"]} are not mapped and left out' if s['not_mapped'] else ''
+    return (score_table(s, 'pixels') + f'\nchecked: {s["right"] + s["wrong"]} of {s["polygons"]} polygons ({s["right"]} right, {s["wrong"]} wrong), {s["pixels"]} pixels{gone}'
+            '\nrecall knows only those misses that were drawn')
 
 # %% ../../nbs/93_app.commands.ipynb #3f96d984
 @call_parse
