@@ -60,5 +60,7 @@ from .scene.layers import *
 from .scene.map import *
 from .scene.event import *
 from .scene.adapt import *
+from .scene.cut import *
+from .scene.checked import *
 from .app.report import *
 from .app.demo import *

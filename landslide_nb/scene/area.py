@@ -8,30 +8,26 @@ __all__ = []
 # %% ../../nbs/75_scene.area.ipynb #592f86f7
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from ..core.errors import InputError
 from .grid import Grid, SceneError, geo, open_raster
 from .terrain import lattice
 
 # %% ../../nbs/75_scene.area.ipynb #4f6fc2a1
-def read_shapes(
-    path,      # any file of polygons that GDAL reads
-    grid: Grid # of the scene
-) -> list: # of shapely geometries in the grid's coordinates
-    "The polygons of a file; `SceneError` where it holds none or does not say where they are"
+def read_frame(
+    path,            # any file of polygons that GDAL reads
+    layer: str = None# the layer to prefer, where a file has several; its first by default
+): # `geopandas.GeoDataFrame`
+    "The rows of a file that have a place; `SceneError` where it cannot be read"
     try: import geopandas, pyogrio
-    except ImportError as e: raise InputError('geopandas', f"regions and masks of polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
+    except ImportError as e: raise InputError('geopandas', f"files of polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
     if not Path(path).exists(): raise SceneError(path, 'no such file')
-    try: shapes = geopandas.read_file(path, engine='pyogrio').geometry
+    try:
+        names = geopandas.list_layers(path).name.tolist()
+        frame = geopandas.read_file(path, engine='pyogrio', layer=layer if layer in names else names[0] if names else None)
+        return frame[frame.geometry.notna() & ~frame.geometry.is_empty]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, AttributeError, ValueError) as e:
         raise SceneError(path, f'neither a file of polygons nor a raster ({" ".join(str(e).split())[:80]})') from None
-    shapes = shapes[shapes.notna() & ~shapes.is_empty].explode()
-    shapes = shapes[shapes.geom_type == 'Polygon'].force_2d()
-    if not len(shapes): raise SceneError(path, 'holds no polygons')
-    if shapes.crs is None: raise SceneError(path, 'has no coordinate reference system')
-    if shapes.crs.is_geographic: shapes = shapes.apply(around_180)
-    shapes = shapes.to_crs(grid.crs)
-    if not grid.geographic: return list(shapes)
-    return [o for k in (0, 360, -360) for o in shapes.translate(k)]
 
 def around_180(
     shape # shapely polygon in degrees
@@ -41,20 +37,41 @@ def around_180(
     west, _, east, _ = shape.bounds
     return shapely.transform(shape, lambda o: np.stack([o[:, 0] % 360, o[:, 1]], 1)) if east - west > 180 else shape
 
+# %% ../../nbs/75_scene.area.ipynb #f2c0f007
+def on_grid(
+    shapes,    # `geopandas.GeoSeries`
+    grid: Grid,# of the scene
+    path       # where they are from, for messages
+) -> tuple: # their polygons in the grid's coordinates, each under the index of its row; how many rows crossed themselves and were repaired
+    "Polygons where a scene is; `SceneError` where there are none or nothing says where they are"
+    only = lambda o: o[o.geom_type == 'Polygon']
+    shapes = only(shapes.explode()).force_2d()
+    if not len(shapes): raise SceneError(path, 'holds no polygons')
+    if shapes.crs is None: raise SceneError(path, 'has no coordinate reference system')
+    if shapes.crs.is_geographic: shapes = shapes.apply(around_180)
+    crossed = shapes.index[~shapes.is_valid].nunique()
+    if crossed: shapes = only(shapes.make_valid().explode().explode())
+    shapes = shapes.to_crs(grid.crs)
+    if grid.geographic: shapes = pd.concat([shapes.translate(k) for k in (0, 360, -360)])
+    return shapes, crossed
+
 # %% ../../nbs/75_scene.area.ipynb #6201758e
 class Shapes:
     "Polygons on the grid of a scene; `SceneError` where none of them touches it"
     def __init__(self,
-        path,      # any file of polygons that GDAL reads
-        grid: Grid # of the scene
+        path,       # any file of polygons that GDAL reads
+        grid: Grid, # of the scene
+        touched: bool = True, # every pixel that a polygon touches; otherwise those whose centre lies in one
+        shapes = None # `geopandas.GeoSeries`, where they are at hand
     ):
-        self.grid, shapes = grid, read_shapes(path, grid)
+        self.grid, self.touched = grid, touched
+        shapes, self.repaired = on_grid(read_frame(path).geometry if shapes is None else shapes, grid, path)
         a, b, c, d, e, f = tuple(~grid.affine)[:6]
-        x0, y0, x1, y1 = np.array([o.bounds for o in shapes]).T
+        x0, y0, x1, y1 = shapes.bounds.to_numpy().T
         cols, rows = (np.stack([p*x + q*y + r for x in (x0, x1) for y in (y0, y1)]) for p, q, r in ((a, b, c), (d, e, f)))
         ends = np.stack([rows.min(0), rows.max(0), cols.min(0), cols.max(0)], 1)
         near = np.isfinite(ends).all(1) & (ends[:, 0] < grid.height) & (ends[:, 1] > 0) & (ends[:, 2] < grid.width) & (ends[:, 3] > 0)
-        self.shapes, self.ends = [o for o, k in zip(shapes, near) if k], ends[near]
+        self.shapes, self.ends, self.near, self.all = list(shapes[near]), ends[near], shapes.index[near].nunique(), shapes.index.nunique()
         if not self.shapes: raise SceneError(path, 'does not touch the scene')
 
     def __call__(self,
@@ -63,13 +80,13 @@ class Shapes:
         height: int, # rows
         width: int   # columns
     ) -> np.ndarray: # `(height, width)` bool
-        "Which pixels of a window a polygon touches"
+        "Which pixels of a window are a polygon's"
         rio, g = geo(), self.grid
         top, bottom, left, right = self.ends.T
         here = np.flatnonzero((top < row + height) & (bottom > row) & (left < col + width) & (right > col))
         if not len(here): return np.zeros((height, width), bool)
         (a, b, _, d, e, _), (x, y) = g.transform, g.xy(row, col)
-        return rio.features.rasterize([self.shapes[i] for i in here], (height, width), transform=rio.Affine(a, b, x, d, e, y), all_touched=True, dtype='uint8') > 0
+        return rio.features.rasterize([self.shapes[i] for i in here], (height, width), transform=rio.Affine(a, b, x, d, e, y), all_touched=self.touched, dtype='uint8') > 0
 
 # %% ../../nbs/75_scene.area.ipynb #3f8f28c4
 class Mask:
