@@ -62,5 +62,6 @@ from .scene.event import *
 from .scene.adapt import *
 from .scene.cut import *
 from .scene.checked import *
+from .scene.explore import *
 from .app.report import *
 from .app.demo import *
