@@ -1,114 +1,144 @@
 """A notebook in JupyterLab in Chromium, driven as a person would: opened, run, its sliders moved, its pictures and maps clicked.
 
-    with Lab(folder) as lab:                          # server, browser, settings: all in folder, all gone afterwards
+    with Lab(folder) as lab:                          # server, browser and all they write: in folder, and ended with the context
         nb = lab.open('explore.ipynb')
         nb.run_all()
-        picture = nb.page.locator('.widget-image')
-        before = nb.shot(picture)
+        before = nb.shot(nb.pictures.first)           # any locator of playwright's will do
         nb.slider('threshold').move(+3)
-        nb.changed(picture, before)                   # waits for other pixels, returns their share
-        nb.click_at(picture, .25, .5)
-        nb.wait_text('row 64')
-        nb.check()                                    # nothing asked of another host, no error in the console or in a cell
+        nb.changed(nb.pictures.first, before)         # waits for other pixels and returns their share
+        nb.click_at(nb.maps.first, .25, .5)
+        nb.wait_text('row 64')                        # in the outputs, not in the source
+        nb.check()                                    # nothing asked of another host, no error in the console, a cell or a callback
 """
 import json
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import quote, urlsplit
-from urllib.request import Request, urlopen
 
 import numpy as np
+from fastcore.nbio import new_nb, write_nb
 from PIL import Image
 
 NEEDED = 'jupyterlab', 'playwright', 'ipywidgets', 'ipyleaflet'
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome'
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-         '--disable-sync', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']
+         '--disable-sync', '--no-proxy-server', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1']
+LAB = ['--no-browser', '--allow-root', '--ip=127.0.0.1', '--ServerApp.port_retries=50', '--ServerApp.terminals_enabled=False',
+       '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly', '--LabApp.news_url=',
+       '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
 SETTINGS = {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False, doNotDisturbMode=True),
-            'notebook-extension/tracker': dict(windowingMode='none', recordTiming=False),
+            'notebook-extension/tracker': dict(windowingMode='none'),
             'docmanager-extension/plugin': dict(autosave=False)}
-LOCAL = {'127.0.0.1', 'localhost', ''}
-TIMEOUT = 60
+STATE = 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR'
+KERNEL = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
+TIMEOUT = 15
 
 
 def chromium():
-    "Path of the first Chromium on PATH, or None"
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
+    "Path of the first Chromium on PATH that starts, or None; what some distributions call by that name only points to a store"
+    for path in filter(None, map(shutil.which, BROWSERS)):
+        if not subprocess.run([path, '--version'], stdin=subprocess.DEVNULL, capture_output=True).returncode: return path
 
 
 def missing():
     "What driving a notebook lacks here, by name; empty where nothing does"
-    lacks = [name for name in NEEDED if not find_spec(name)]
-    return ', '.join(lacks + ([] if chromium() else [f'a Chromium ({", ".join(BROWSERS)}) on PATH']))
+    return ', '.join([o for o in NEEDED if not find_spec(o)] + ([] if chromium() else [f'a Chromium ({", ".join(BROWSERS)}) on PATH']))
 
 
-def wait_for(what, condition, timeout=TIMEOUT, pause=.1):
+def wait_for(what, condition, timeout=TIMEOUT):
     "The first true value of `condition()`; AssertionError that names `what` after `timeout` seconds"
     end = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < end, f'{what}: not within {timeout} s'
-        time.sleep(pause)
+        time.sleep(.1)
     return value
 
 
 class Slider:
     "A slider of ipywidgets, told by its description and moved by keyboard"
     def __init__(self, nb, name):
-        self.box = nb.page.locator('.widget-slider').filter(has=nb.page.locator('.widget-label', has_text=name))
-        self.handle = self.box.locator('.noUi-handle').first
+        label = nb.page.locator('.widget-label', has_text=re.compile(rf'^\s*{re.escape(name)}\s*$'))
+        self.box = nb.outputs.locator('.widget-slider').filter(has=label).first
+        self.handle, self.readout = self.box.locator('.noUi-handle').first, self.box.locator('.widget-readout')
 
     @property
     def value(self):
-        "What its readout says"
-        return self.box.locator('.widget-readout').inner_text()
+        "What it reads, as text"
+        return self.readout.inner_text()
 
     def move(self, steps):
-        "Press an arrow key `steps` times, to the left where negative, and return the readout"
+        "Press an arrow key `steps` times, to the left where negative; returns the value"
         self.handle.focus()
         for _ in range(abs(steps)): self.handle.press('ArrowRight' if steps > 0 else 'ArrowLeft')
         return self.value
 
+    def type(self, value):
+        "Write a value into the readout; returns what the slider made of it"
+        self.readout.fill(str(value))
+        self.readout.press('Enter')
+        return self.value
+
 
 class Notebook:
-    "A notebook in a page of its own"
+    "A notebook in a page of its own; `page` is playwright's"
     def __init__(self, lab, path):
-        self.lab, self.path, self.console, self.outside = lab, path, [], []
+        self.path, self.console, self.outside = path, [], []
         self.page = page = lab.context.new_page()
-        page.set_default_timeout(TIMEOUT * 1000)
-        page.on('console', lambda m: m.type == 'error' and self.console.append(f'{m.text} ({m.location["url"]})'))
-        page.on('pageerror', lambda e: self.console.append(str(e)))
-        page.on('request', lambda r: urlsplit(r.url).hostname in LOCAL or r.url.startswith(('data:', 'blob:')) or self.outside.append(r.url))
-        page.goto(f'{lab.url}/doc/tree/{quote(path)}?token={lab.token}', wait_until='commit')
-        self.panel = page.locator('.jp-NotebookPanel')
-        self.panel.wait_for()
+        page.on('console', lambda o: o.type == 'error' and self.console.append(f'{o.text} ({o.location["url"]})'))
+        page.on('pageerror', lambda o: self.console.append(str(o)))
+        page.on('request', lambda o: self.asked(o.url))
+        page.on('websocket', lambda o: self.asked(o.url))
+        page.goto(f'{lab.url}doc/tree/{quote(path)}?reset&token={lab.token}', wait_until='commit')
+        panel = page.locator('.jp-NotebookPanel')
+        panel.wait_for()
+        self.outputs = panel.locator('.jp-OutputArea')
+        self.pictures = self.outputs.locator('.widget-image')
+        self.maps = self.outputs.locator('.leaflet-container')
+        self.polygons = self.maps.locator('.leaflet-overlay-pane path')
         self.idle()
+        page.evaluate("""() => {
+            window.raised = []
+            jupyterapp.shell.currentWidget.context.sessionContext.iopubMessage.connect((_, o) =>
+                o.header.msg_type == 'error' && window.raised.push(`${o.content.ename}: ${o.content.evalue}`))}""")
+
+    def asked(self, url):
+        "Remember what another host was asked for"
+        o = urlsplit(url)
+        if o.scheme not in ('data', 'blob') and o.hostname != '127.0.0.1': self.outside.append(url)
 
     def idle(self, timeout=TIMEOUT):
         "Wait until the kernel is there and has nothing to do"
         self.page.wait_for_function("""() => {
-            const k = window.jupyterapp?.shell.currentWidget?.context?.sessionContext
-            return k?.isReady && k.session?.kernel?.status == 'idle'}""", timeout=timeout * 1000)
+            const session = window.jupyterapp?.shell.currentWidget?.context?.sessionContext
+            return session?.isReady && session.session?.kernel?.status == 'idle'}""", timeout=timeout * 1000)
 
     def run_all(self, timeout=TIMEOUT):
-        "Run all cells, wait for the end, and fail on a cell that raised"
-        self.page.evaluate("() => { window.ran = false; jupyterapp.commands.execute('notebook:run-all-cells').finally(() => window.ran = true) }")
+        "Run all cells and wait for the end; AssertionError with what a cell raised"
+        self.page.evaluate("() => {window.ran = false; jupyterapp.commands.execute('notebook:run-all-cells').finally(() => window.ran = true)}")
         self.page.wait_for_function('() => window.ran', timeout=timeout * 1000)
         self.idle(timeout)
-        assert not (e := self.errors()), f'{self.path}: ' + '\n'.join(e)
+        self.check_raised()
 
-    def errors(self):
-        "Tracebacks under cells"
-        return self.page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"], .jp-OutputArea-output.jp-mod-error').all_inner_texts()
+    def check_raised(self):
+        "AssertionError with what was raised in the kernel so far, by a cell or by the callback of a widget, which shows nowhere in the page"
+        raised = self.page.evaluate('() => window.raised')
+        assert not raised, f'{self.path}: {raised}'
 
-    def slider(self, name): return Slider(self, name)
+    def slider(self, name):
+        "The slider with a description"
+        return Slider(self, name)
+
+    def press(self, name):
+        "Press the button, or the toggle button, with a description"
+        self.outputs.get_by_role('button', name=name, exact=True).first.click()
 
     def click_at(self, locator, fx, fy):
         "Click at a fraction of an element's width and height"
@@ -116,91 +146,106 @@ class Notebook:
         box = locator.bounding_box()
         self.page.mouse.click(box['x'] + fx * box['width'], box['y'] + fy * box['height'])
 
+    def draw(self, locator, points):
+        "Draw a polygon on a map with a draw control, through fractions of its width and height"
+        locator.locator('.leaflet-pm-icon-polygon, .leaflet-draw-draw-polygon').click()
+        for i, point in enumerate(points, 1):
+            self.click_at(locator, *point)
+            wait_for(f'corner {i}', lambda: locator.locator('.leaflet-marker-pane .marker-icon, .leaflet-marker-pane .leaflet-div-icon').count() >= i)
+        self.click_at(locator, *points[0])
+
     def shot(self, locator):
-        "An element's pixels, as the array (height, width, 3)"
-        return np.asarray(Image.open(BytesIO(locator.screenshot())).convert('RGB'))
+        "An element's pixels (height, width, 3), once they stay the same"
+        locator.scroll_into_view_if_needed()
+        seen = [None]
+        def still():
+            seen.append(np.asarray(Image.open(BytesIO(locator.screenshot())).convert('RGB')))
+            return np.array_equal(*seen[-2:])
+        wait_for('a still picture', still)
+        return seen[-1]
 
     def changed(self, locator, before, timeout=TIMEOUT):
-        "Wait until an element looks otherwise than `before`, and return the share of pixels that do"
+        "Wait until an element looks otherwise than `before`; returns the share of its pixels that do"
         def share():
             now = self.shot(locator)
             return 1. if now.shape != before.shape else float((now != before).any(-1).mean())
         return wait_for('other pixels', share, timeout)
 
     def wait_text(self, text, timeout=TIMEOUT):
-        "Wait until the notebook shows a text"
-        self.panel.get_by_text(text).first.wait_for(timeout=timeout * 1000)
+        "Wait until the outputs show a text, or what a regular expression finds"
+        self.outputs.get_by_text(text).first.wait_for(timeout=timeout * 1000)
 
     def check(self):
-        "Nothing was asked of another host, nothing went wrong in the page, no cell raised"
-        assert not self.outside, f'asked of other hosts: {self.outside}'
-        assert not self.console, f'errors in the console: {self.console}'
-        assert not (e := self.errors()), e
+        "AssertionError where another host was asked for something, the console has an error, or a cell or a callback raised"
+        assert not self.outside, f'{self.path}: asked of other hosts: {self.outside}'
+        assert not self.console, f'{self.path}: errors in the console: {self.console}'
+        self.check_raised()
 
-    def close(self): self.page.close()
+    def close(self):
+        "Close the page; the kernel ends with the server"
+        self.page.close()
 
 
 class Lab:
-    "JupyterLab on a free port of this machine and a Chromium, for notebooks under `folder`; both end with the context"
-    def __init__(self, folder, state=None):
-        self.folder, self.state = Path(folder), Path(state or Path(folder)/'.state')
-        self.server = self.playwright = self.browser = None
+    "JupyterLab on a free port of this machine and a Chromium, for the notebooks under `folder`; both end with the context"
+    def __init__(self, folder, play=None):
+        self.folder, self.play = Path(folder).resolve(), play  # playwright allows one of it in a thread: a second Lab takes the first one's
+        self.state = self.folder/'.state'
 
     def __enter__(self):
-        try: return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(self, *_): self.stop()
-
-    def start(self):
-        from playwright.sync_api import sync_playwright
-        dirs = {name: self.state/name.lower() for name in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR',
-                                                           'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR')}
-        for d in dirs.values(): d.mkdir(parents=True, exist_ok=True)
-        for name, values in SETTINGS.items():
-            f = dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab'/f'{name}.jupyterlab-settings'
-            f.parent.mkdir(parents=True, exist_ok=True)
-            f.write_text(json.dumps(values))
-        self.log = self.state/'server.log'
-        with open(self.log, 'w') as log:
-            self.server = subprocess.Popen(
-                [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', '--ServerApp.port_retries=50',
-                 f'--ServerApp.root_dir={self.folder.resolve()}', '--ServerApp.terminals_enabled=False', '--LabApp.expose_app_in_browser=True',
-                 '--LabApp.extension_manager=readonly', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | {k: str(v) for k, v in dirs.items()})
-        self.playwright = sync_playwright().start()
-        self.browser = self.playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        self.context = self.browser.new_context(viewport=dict(width=1400, height=1000))
-        info = wait_for('JupyterLab', lambda: self.announced(dirs['JUPYTER_RUNTIME_DIR']))
-        self.url, self.token = info['url'].rstrip('/'), info['token']
-        wait_for('JupyterLab', lambda: self.ask('/api/status'))
+        with ExitStack() as stack:
+            self.serve(stack)
+            self.browse(stack)
+            self.stack = stack.pop_all()
         return self
 
-    def announced(self, runtime):
-        "What the server writes about itself once it listens"
-        assert self.server.poll() is None, f'JupyterLab ended at once:\n{self.log.read_text()[-2000:]}'
-        for f in runtime.glob('jpserver-*.json'):
-            try: return json.loads(f.read_text())
-            except ValueError: pass
+    def __exit__(self, *exc): self.stack.__exit__(*exc)
 
-    def ask(self, path, method='GET'):
-        try:
-            with urlopen(Request(self.url + path, method=method, headers={'Authorization': f'token {self.token}'}), timeout=10) as r: return r.status
-        except (URLError, OSError): return None
+    def serve(self, stack):
+        "Start the server and wait until it listens"
+        dirs = {o: self.state/o.lower() for o in STATE}
+        for o in dirs.values(): o.mkdir(parents=True)
+        for name, values in SETTINGS.items():
+            o = dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab'/f'{name}.jupyterlab-settings'
+            o.parent.mkdir(parents=True, exist_ok=True)
+            o.write_text(json.dumps(values))
+        env = {k: v for k, v in os.environ.items() if k not in ('MPLBACKEND', 'JUPYTER_TOKEN', 'JUPYTER_PORT')}  # figures are drawn in the page
+        log = stack.enter_context(open(self.state/'server.log', 'w+'))
+        self.server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *LAB, f'--ServerApp.root_dir={self.folder}'], stdin=subprocess.DEVNULL,
+                                       stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, env=env | {k: str(v) for k, v in dirs.items()})
+        stack.callback(self.end_server)
+        told = dirs['JUPYTER_RUNTIME_DIR']/f'jpserver-{self.server.pid}.json'
+        def listens():
+            assert self.server.poll() is None, f'JupyterLab ended at once:\n{(self.state/"server.log").read_text()[-2000:]}'
+            return told.exists() and told.read_text().rstrip().endswith('}')
+        wait_for('JupyterLab', listens)
+        info = json.loads(told.read_text())
+        self.url, self.token = info['url'], info['token']
 
-    def open(self, path): return Notebook(self, str(path))
+    def end_server(self):
+        "Ask the server to end itself and its kernels; one that does not is killed, and its kernels end without it"
+        self.server.terminate()
+        try: self.server.wait(30)
+        except subprocess.TimeoutExpired:
+            self.server.kill()
+            self.server.wait()
 
-    def stop(self):
-        "End browser, kernels and server, whatever state they are in"
-        if self.browser: self.browser.close()
-        if self.playwright: self.playwright.stop()
-        if self.server and self.server.poll() is None:
-            if getattr(self, 'token', None): self.ask('/api/shutdown', 'POST')
-            else: self.server.terminate()
-            try: self.server.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.server.pid, signal.SIGKILL)
-                self.server.wait()
+    def browse(self, stack):
+        "Start the browser, whose files go into `state` too"
+        from playwright.sync_api import sync_playwright
+        home = str(self.state/'home')
+        self.play = self.play or stack.enter_context(sync_playwright())
+        env = os.environ | dict(HOME=home, XDG_CONFIG_HOME=home, XDG_CACHE_HOME=home)
+        self.browser = self.play.chromium.launch(executable_path=chromium(), args=FLAGS, env=env)
+        stack.callback(self.browser.close)
+        self.context = self.browser.new_context(viewport=dict(width=1400, height=1000))
+        self.context.set_default_timeout(TIMEOUT * 1000)
+
+    def write(self, name, *sources):
+        "Write a notebook of code cells into the folder; returns its name"
+        write_nb(new_nb(sources, KERNEL), self.folder/name)
+        return name
+
+    def open(self, path):
+        "Open a notebook by its path under the folder, with a kernel of its own that has nothing to do yet"
+        return Notebook(self, str(path))
