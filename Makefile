@@ -12,7 +12,7 @@ OUT = demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo seeds test bench bench-scene regions gpu starter export check dist-check clean
+.PHONY: help env demo seeds test browser bench bench-scene regions gpu starter export check dist-check clean
 
 help:  ## list what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -42,9 +42,21 @@ seeds: env  ## the demo on three worlds, into the folder OUT=demo, and bench/SEE
 bench: env  ## what the speed is, against what people use today: bench/RESULTS.md
 	$(BIN)/python bench/bench.py
 
-test: env  ## every notebook and every test
+test: env  ## every notebook and every test, but for those in a browser
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
-	$(BIN)/pytest
+	@# They are make browser's, which installs what they need; pytest alone runs them too where that is there
+	$(BIN)/pytest --ignore tests/test_browser.py
+
+browser: env  ## the explorers in a real browser: installs JupyterLab and, where apt-get is and this is root, Chromium
+	sed -n 's/^browser_requirements = //p' settings.ini | tr ' ' '\n' | $(INSTALL) --requirement /dev/stdin
+	@PYTHONPATH=tests $(BIN)/python -c 'import sys, browser; sys.exit(not browser.chromium())' || \
+	  if [[ $$(id -u) = 0 ]] && command -v apt-get >/dev/null; then \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } >/dev/null || \
+	      echo 'apt-get could not install Chromium: the tests in a browser are skipped.' >&2; \
+	  else \
+	    echo 'There is no Chromium, and only root with apt-get could install one here: the tests in a browser are skipped.' >&2; \
+	  fi
+	$(BIN)/pytest tests/test_browser.py -rs
 
 bench-scene: env  ## memory and time of a scene as large as a Sentinel-2 tile: bench/SCENE.md
 	$(BIN)/python bench/scene.py

@@ -38,8 +38,9 @@ SETTINGS = {'apputils-extension/notification': dict(fetchNews='false', checkForU
             'notebook-extension/tracker': dict(windowingMode='none'),
             'docmanager-extension/plugin': dict(autosave=False)}
 STATE = 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR'
+WINDOW = dict(width=1400, height=1200)
 KERNEL = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
-TIMEOUT = 15
+TIMEOUT = 90
 
 
 def chromium():
@@ -115,22 +116,24 @@ class Notebook:
         if o.scheme not in ('data', 'blob') and o.hostname != '127.0.0.1': self.outside.append(url)
 
     def idle(self, timeout=TIMEOUT):
-        "Wait until the kernel is there and has nothing to do"
-        self.page.wait_for_function("""() => {
+        "Wait until the kernel is there and has done what it was asked so far"
+        wait_for('an idle kernel', lambda: self.page.evaluate("""async () => {
             const session = window.jupyterapp?.shell.currentWidget?.context?.sessionContext
-            return session?.isReady && session.session?.kernel?.status == 'idle'}""", timeout=timeout * 1000)
+            if (!session?.isReady || session.session?.kernel?.status != 'idle') return false
+            await session.session.kernel.requestKernelInfo()
+            return session.session.kernel.status == 'idle'}"""), timeout)
 
     def run_all(self, timeout=TIMEOUT):
         "Run all cells and wait for the end; AssertionError with what a cell raised"
         self.page.evaluate("() => {window.ran = false; jupyterapp.commands.execute('notebook:run-all-cells').finally(() => window.ran = true)}")
         self.page.wait_for_function('() => window.ran', timeout=timeout * 1000)
         self.idle(timeout)
-        self.check_raised()
+        raised = self.raised()
+        assert not raised, f'{self.path}: ' + '; '.join(raised)
 
-    def check_raised(self):
-        "AssertionError with what was raised in the kernel so far, by a cell or by the callback of a widget, which shows nowhere in the page"
-        raised = self.page.evaluate('() => window.raised')
-        assert not raised, f'{self.path}: {raised}'
+    def raised(self):
+        "What was raised in the kernel so far: by a cell, or by the callback of a widget, which shows nowhere in the page"
+        return self.page.evaluate('() => window.raised')
 
     def slider(self, name):
         "The slider with a description"
@@ -140,10 +143,22 @@ class Notebook:
         "Press the button, or the toggle button, with a description"
         self.outputs.get_by_role('button', name=name, exact=True).first.click()
 
+    def box(self, locator):
+        "Bring an element to the middle of the window, always to the same place; returns its x, y, width and height there"
+        # not scrollIntoView, which would also move a map under its frame
+        locator.evaluate("""o => {
+            for (let p = o.parentElement; p; p = p.parentElement) {
+                if (!['auto', 'scroll'].includes(getComputedStyle(p).overflowY)) continue
+                const a = o.getBoundingClientRect(), b = p.getBoundingClientRect()
+                p.scrollTop += a.top + a.height / 2 - b.top - b.height / 2
+            }}""")
+        box = locator.bounding_box()
+        assert box['height'] < WINDOW['height'] - 150 and box['width'] < WINDOW['width'] - 100, f'does not fit the window: {box}'
+        return box
+
     def click_at(self, locator, fx, fy):
         "Click at a fraction of an element's width and height"
-        locator.scroll_into_view_if_needed()
-        box = locator.bounding_box()
+        box = self.box(locator)
         self.page.mouse.click(box['x'] + fx * box['width'], box['y'] + fy * box['height'])
 
     def draw(self, locator, points):
@@ -156,7 +171,8 @@ class Notebook:
 
     def shot(self, locator):
         "An element's pixels (height, width, 3), once they stay the same"
-        locator.scroll_into_view_if_needed()
+        self.box(locator)
+        self.page.mouse.move(0, 0)
         seen = [None]
         def still():
             seen.append(np.asarray(Image.open(BytesIO(locator.screenshot())).convert('RGB')))
@@ -176,10 +192,10 @@ class Notebook:
         self.outputs.get_by_text(text).first.wait_for(timeout=timeout * 1000)
 
     def check(self):
-        "AssertionError where another host was asked for something, the console has an error, or a cell or a callback raised"
-        assert not self.outside, f'{self.path}: asked of other hosts: {self.outside}'
-        assert not self.console, f'{self.path}: errors in the console: {self.console}'
-        self.check_raised()
+        "AssertionError with all that went wrong so far: asked of another host, an error in the console, raised by a cell or a callback"
+        self.idle()
+        faults = [f'asked of another host: {o}' for o in self.outside] + [f'in the console: {o}' for o in self.console] + self.raised()
+        assert not faults, f'{self.path}: ' + '; '.join(faults)
 
     def close(self):
         "Close the page; the kernel ends with the server"
@@ -238,7 +254,7 @@ class Lab:
         env = os.environ | dict(HOME=home, XDG_CONFIG_HOME=home, XDG_CACHE_HOME=home)
         self.browser = self.play.chromium.launch(executable_path=chromium(), args=FLAGS, env=env)
         stack.callback(self.browser.close)
-        self.context = self.browser.new_context(viewport=dict(width=1400, height=1000))
+        self.context = self.browser.new_context(viewport=WINDOW)
         self.context.set_default_timeout(TIMEOUT * 1000)
 
     def write(self, name, *sources):

@@ -18,14 +18,15 @@ def png(row):
 said = W.HTML(f'process {os.getpid()}')
 '''
 PICTURE = '''
-picture, row, level = W.Image(value=png(0)), W.IntSlider(description='row', max=127), W.FloatSlider(description='level', max=1, step=.01)
+size = W.Layout(width='512px', height='512px')
+picture, row, level = W.Image(value=png(0), layout=size), W.IntSlider(description='row', max=127), W.FloatSlider(description='level', max=1, step=.01)
 row.observe(lambda c: setattr(picture, 'value', png(c['new'])), 'value')
 level.observe(lambda c: setattr(said, 'value', f"level is {c['new']:.2f}"), 'value')
 W.VBox([said, picture, row, level])
 '''
 MAP = '''
 told, drawn, data = W.HTML(), W.HTML(), 'data:image/png;base64,'
-m = Map(crs=projections.Simple, layers=(), center=(64, 64), zoom=2, attribution_control=False, layout=W.Layout(width='512px', height='512px'))
+m = Map(crs=projections.Simple, layers=(), center=(64, 64), zoom=2, attribution_control=False, layout=size)
 overlay = ImageOverlay(url=data + base64.b64encode(png(10)).decode(), bounds=((0, 0), (128, 128)))
 ring = [[20, 20], [60, 20], [60, 60], [20, 60], [20, 20]]
 shapes = GeoJSON(data=dict(type='Feature', properties=dict(name='scar'), geometry=dict(type='Polygon', coordinates=[ring])), style=dict(color='red'))
@@ -51,6 +52,13 @@ def running(pid):
 def pid_of_kernel(nb): return int(nb.outputs.get_by_text(re.compile(r'process \d+')).first.inner_text().split()[-1])
 
 
+def fails(f):
+    "What an assertion in `f()` says, or nothing where all hold"
+    try: f()
+    except AssertionError as e: return str(e)
+    return ''
+
+
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     if lacks := missing(): pytest.skip(f'to drive notebooks in a browser there lacks {lacks}')
@@ -68,7 +76,7 @@ def nb(lab):
 def test_a_slider_changes_the_picture(nb):
     before = nb.shot(nb.pictures.first)
     assert nb.slider('row').move(+3) == '3'
-    assert nb.changed(nb.pictures.first, before) == pytest.approx(2 / 128)  # the old row and the new one
+    assert nb.changed(nb.pictures.first, before) == pytest.approx(2 / 128, rel=.02)  # the old row and the new one
     nb.slider('row').move(-3)
     wait_for('the first picture', lambda: (nb.shot(nb.pictures.first) == before).all())
     assert nb.slider('level').type(.25) == '0.25'
@@ -101,20 +109,22 @@ def test_a_polygon_drawn_on_the_map(nb):
 def test_nothing_went_wrong(nb): nb.check()
 
 
-@pytest.mark.parametrize('source, told', [
-    ('1 / 0', 'ZeroDivisionError'),
-    ("from IPython.display import HTML\nHTML('<img src=http://elsewhere.example/tile.png>')", 'asked of other hosts.*elsewhere.example'),
-    ("from IPython.display import Javascript\nJavascript('console.error(\"in the page\")')", 'errors in the console.*in the page'),
-    ("import ipywidgets as W\nb = W.IntSlider(description='bad')\nb.observe(lambda c: {}[c['new']], 'value')\nb", 'KeyError: 1')])
-def test_what_goes_wrong_is_told(lab, source, told):
-    nb = lab.open(lab.write('faults.ipynb', source))
-    def fault():
-        try:
-            nb.run_all()
-            if 'bad' in source: nb.slider('bad').move(1)
-            nb.check()
-        except AssertionError as e: return str(e)
-    assert re.search(told, wait_for('the fault', fault))
+FAULTS = '''
+from IPython.display import HTML, Javascript, display
+import ipywidgets as W
+display(HTML('<img src="http://elsewhere.example/tile.png">'), Javascript('console.error("in the page")'))
+bad = W.IntSlider(description='bad')
+bad.observe(lambda c: {}[c['new']], 'value')
+bad
+'''
+
+
+def test_what_goes_wrong_is_told(lab):
+    nb = lab.open(lab.write('faults.ipynb', FAULTS, '1 / 0'))
+    assert 'faults.ipynb: ZeroDivisionError: division by zero' in fails(nb.run_all)
+    nb.slider('bad').move(1)
+    for part in 'asked of another host: http://elsewhere.example/tile.png', 'in the console: in the page', 'ZeroDivisionError', 'KeyError: 1':
+        wait_for(part, lambda: nb.page.wait_for_timeout(10) or part in fails(nb.check))
     nb.close()
 
 
