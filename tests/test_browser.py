@@ -1,8 +1,11 @@
 """The explorers in a real browser: JupyterLab and Chromium on this machine, and nothing asked of another one."""
 import os
 import re
+from pathlib import Path
 
 import pytest
+
+from fastcore.nbio import read_nb
 
 from browser import Lab, missing, wait_for
 
@@ -137,3 +140,57 @@ def test_server_kernel_and_browser_end_with_the_context(lab, tmp_path):
         raise KeyboardInterrupt
     assert own.server.poll() is not None and not own.browser.is_connected()
     wait_for('the end of the kernel', lambda: not running(kernel))
+
+
+# The tutorials' explorers
+
+def tutorial(lab, name):
+    "A tutorial as somebody finds it, but that nothing is installed"
+    path = Path(__file__).parents[1]/'nbs/tutorials'/f'{name}.ipynb'
+    nb = lab.open(lab.write(path.name, *[o.source for o in read_nb(path).cells if o.cell_type == 'code' and '#| eval: false' not in o.source]))
+    nb.run_all(300)
+    return nb
+
+
+def test_walking_through_patches(lab):
+    nb = tutorial(lab, 'explore_patches')
+    plain, asked = nb.outputs.locator('.landslide-explorer').all()
+    assert (plain.locator('.leaflet-container').count(), asked.locator('.leaflet-container').count()) == (1, 3)
+    picture, chart = plain.locator('.leaflet-container'), plain.locator('.widget-image')
+    patch, spectrum = nb.shot(picture), nb.shot(chart)
+    nb.slider('opacity').move(+5)
+    assert .01 < nb.changed(picture, patch) < .5, 'the mask of one landslide'
+    assert (nb.shot(chart) == spectrum).all(), 'the same pixel'
+    nb.click_at(picture, 100.5 / 128, 20.5 / 128)
+    plain.get_by_text('row 20, column 100: ').wait_for()
+    assert nb.changed(chart, spectrum) > .001
+    patch = nb.shot(picture)
+    assert nb.slider('patch').move(+2) == '2'
+    assert nb.changed(picture, patch) > .5, 'another patch'
+    nb.check()
+    nb.close()
+
+
+def test_checking_a_map(lab):
+    nb = tutorial(lab, 'quickstart')
+    whole = nb.outputs.locator('.landslide-map').first
+    leaflet, polygons = whole.locator('.leaflet-container'), whole.locator('.leaflet-overlay-pane path')
+    n = polygons.count()
+    assert n > 3
+    before = nb.shot(leaflet)
+    nb.slider('opacity').move(+6)
+    assert nb.changed(leaflet, before) > .001, 'the landslides stand out'
+    largest = max(polygons.all(), key=lambda o: (lambda b: b['width'] * b['height'])(o.bounding_box()))
+    largest.click()
+    told = whole.get_by_text(re.compile(r'^polygon \d+: [\d\s]+ m², probability 0\.\d+.*; not checked'))
+    told.wait_for()
+    before = nb.shot(leaflet)
+    nb.press('wrong')
+    whole.get_by_text(re.compile(r'^polygon \d+: .*; wrong$')).wait_for()
+    assert nb.changed(leaflet, before) > 0, 'drawn otherwise'
+    nb.draw(leaflet, [(.45, .45), (.55, .45), (.55, .55)])
+    whole.get_by_text(f'polygon {n}: ').wait_for()
+    nb.press('save')
+    whole.get_by_text(f'checked.gpkg: 1 right, 1 wrong, {n - 1} not checked').wait_for()
+    nb.check()
+    nb.close()

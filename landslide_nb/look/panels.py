@@ -27,14 +27,14 @@ def enlarged(
     k = max(side // max(im.shape[:2]), 1)
     return im.repeat(k, 0).repeat(k, 1)
 
-# %% ../../nbs/53_look.panels.ipynb #ad80247d
+# %% ../../nbs/53_look.panels.ipynb #bc3e3bfe
 def png(
     image, # `(H, W, 3)` uint8
     kind: str = 'png' # or 'jpg'
 ) -> bytes:
     "An image as a file"
     out = io.BytesIO()
-    how = dict(compress_level=1) if kind == 'png' else dict(quality=85)
+    how = dict(compress_level=1) if kind == 'png' else dict(quality=65)
     matplotlib.image.imsave(out, image, format=kind, pil_kwargs=how)
     return out.getvalue()
 
