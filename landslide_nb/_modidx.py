@@ -989,6 +989,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'landslide_nb/scene/checked.py'),
                                             'landslide_nb.scene.checked.check_said': ( 'scene.checked.html#check_said',
                                                                                        'landslide_nb/scene/checked.py'),
+                                            'landslide_nb.scene.checked.checked_windows': ( 'scene.checked.html#checked_windows',
+                                                                                            'landslide_nb/scene/checked.py'),
                                             'landslide_nb.scene.checked.read_checked': ( 'scene.checked.html#read_checked',
                                                                                          'landslide_nb/scene/checked.py'),
                                             'landslide_nb.scene.checked.score_checked': ( 'scene.checked.html#score_checked',

@@ -5,16 +5,36 @@
 # %% auto #0
 __all__ = ['read_checked', 'write_checked', 'CheckedMap', 'score_checked']
 
-# %% ../../nbs/85_scene.checked.ipynb #951fcece
+# %% ../../nbs/85_scene.checked.ipynb #56860a44
+from dataclasses import asdict
 from pathlib import Path
+from fastai.callback.core import Callback
+from fastai.torch_core import default_device
 import numpy as np
 import pandas as pd
-from ..core.files import atomic_path
-from ..data.bands import IGNORE
+import torch
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from ..core.errors import InputError, PatchError
+from ..core.files import atomic_path, write_json
+from ..core.progress import with_bar
+from ..data.bands import IGNORE, PATCH, Scaling
+from ..data.store import Split, read_split
+from ..model.files import load_for_patches
+from ..model.losses import JaccardCE
 from ..model.metrics import confusion, scores
+from ..predict.probabilities import unlabelled_dl
+from ..predict.region import adapt_to_region
+from ..selftrain.bank import PseudoBank
+from ..train.recipe import Stage
+from ..train.run import begin_run
+from ..train.stage import train_stage
 from .grid import Grid, SceneError, geo, grid_of, open_raster
 from .area import Shapes, read_frame
 from .sentinel import Scene
+from .region import scene_split
+from .windows import checksum, fingerprint, starts
+from .adapt import own_stage
 
 # %% ../../nbs/85_scene.checked.ipynb #3df91ac2
 LAYER, SAID = 'landslides', ('right', 'wrong')
@@ -102,3 +122,26 @@ def score_checked(
             counts += confusion(m == 1, np.where(m == IGNORE, IGNORE, t))
     if n[0] == n[1]: raise SceneError(checked, f'none of its checked pixels is mapped in {path}')
     return dict(scores(*counts.tolist()), **said.counts, polygons=len(said.frame), pixels=int(n[0]), not_mapped=int(n[1]))
+
+# %% ../../nbs/85_scene.checked.ipynb #621918c7
+def checked_windows(
+    scene: Scene,    # to read from
+    said: CheckedMap,# what a person said of its landslides
+    most: int,       # windows, at most; those with checked polygons come first
+    seed: int,       # of which others
+    progress: bool   # show a bar
+) -> tuple: # a `Split` without masks; `(N, 128, 128)` uint8: 1, 0, or 255 for what nobody checked; the same for what cannot be known: true in holes and in polygons that nobody has looked at
+    "Windows of a scene with what is known of them; `SceneError` where no checked pixel is real"
+    spots = [(r, c) for r in starts(scene.grid.height, PATCH, 0) for c in starts(scene.grid.width, PATCH, 0)]
+    known = [k for k, o in enumerate(spots) if (said(*o, PATCH, PATCH) != IGNORE).any()]
+    rest = [k for k in np.random.default_rng(seed).permutation(len(spots)) if k not in {*known}]
+    xs, ys, opens, n = [], [], [], 0
+    for k in with_bar([*known, *rest], progress, 'reading windows'):
+        if len(xs) == most or k not in known and n == max(2*len(known), 32): break
+        (x, ok), at = scene.read(*spots[k], PATCH, PATCH, everywhere=True), (*spots[k], PATCH, PATCH)
+        if (~ok).mean() > .02 and k not in known: continue
+        n += k not in known
+        xs.append(x), ys.append(np.where(ok, said(*at), IGNORE)), opens.append(~ok | (said.open(*at) if said.open else False))
+    y = np.stack(ys).astype(np.uint8)
+    if not (y != IGNORE).any(): raise SceneError(said.path, 'its checked polygons lie where the scene has no pixels')
+    return Split(np.stack(xs), None), y, np.stack(opens)

@@ -221,7 +221,8 @@ def train_stage(
     progress: bool = True, # show bars and the table of reports
     resume: bool = False,  # go on from the checkpoint in `out`, if there is one
     checkpoint: float = 120,# seconds between two checkpoints
-    known: dict = {}       # what its description says of the region it is taken to, beside how far
+    known: dict = {},      # what its description says of the region it is taken to, beside how far
+    cbs: tuple = ()        # further callbacks of the Learner
 ) -> torch.nn.Module: # in eval mode; also saved under `out`
     "Train one stage and write its model and, unless it is left untrained, `metrics.csv` and `curves.png`; a killed one can be resumed until the model is there"
     device, out = torch.device(device or default_device()), Path(out)
@@ -236,7 +237,7 @@ def train_stage(
     model = stage_model(stage, models, device, stage.pretrained and not stage.init and state is None)
     (n, iters), augment = reports(stage.iters, stage.every), BatchAugment(stage.size, stage.scale)
     learn = stage_learner(stage, model, data, scaling, iters, augment, seed, device, out)
-    cbs, st = [ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)], None
+    cbs, st = [*cbs, ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)], None
     if stage.teacher:
         bank = stage_bank(stage, first, pool, scaling, device, seed, amp=amp, progress=progress)
         st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, from_student=stage.from_student,
