@@ -1,10 +1,8 @@
 """Data of one's own and checked maps as a user meets them: landslide-cut, landslide-score and landslide-adapt --labels, kills and wrong input."""
 import json
-import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,8 +123,7 @@ def test_an_outline_that_crosses_itself_or_lies_elsewhere_is_said(world, tmp_pat
 def test_a_checked_map_scores_a_map(world, tmp_path, capsys):
     ok(run('map', world/'model', world/'scene.tif', tmp_path/'MAP', '--dem', world/'dem.tif', '--threshold', .47, '--device', 'cpu'))
     mask, truth = read(tmp_path/'MAP/mask.tif'), read(world/'truth.tif')
-    with rasterio.open(tmp_path/'MAP/mask.tif') as src: said = CheckedMap(world/'checked.gpkg', Scene(world/'scene.tif', world/'dem.tif').grid)
-    known = said(0, 0, 400, 400)
+    known = CheckedMap(world/'checked.gpkg', Scene(world/'scene.tif', world/'dem.tif').grid)(0, 0, 400, 400)
     assert ((known == 1) <= (truth == 1)).all() and (known == 0).sum() > 1500
     counted = known != 255
     hit = int(((mask == 1) & (known == 1)).sum())
@@ -143,3 +140,60 @@ def test_a_checked_map_scores_a_map(world, tmp_path, capsys):
         refused_here(capsys, score, tmp_path/'MAP', tmp_path/f'{name}.gpkg', words=[name, word])
     refused_here(capsys, score, tmp_path/'nowhere', world/'checked.gpkg', words=['nowhere'])
     refused_here(capsys, score, world/'dem.tif', world/'checked.gpkg', words=['dem.tif', 'not the mask of a map'])
+
+
+ARGS = dict(iters=3, bs=2, device='cpu')
+
+
+def test_a_model_learns_from_what_a_person_said(world, tmp_path):
+    args = ['adapt', world/'model', world/'scene.tif', tmp_path/'new', '--dem', world/'dem.tif', '--labels', world/'checked.gpkg', '--device', 'cpu']
+    ok(run(*args, '--iters', 20, '--bs', 4, '--lr', .02))
+    was, now = (load_model(o)[0] for o in (world/'model', tmp_path/'new'))
+    assert load_model(world/'model')[1].scaling == load_model(tmp_path/'new')[1].scaling
+    assert any((a - b).abs().max() > 1e-4 for a, b in zip(was.parameters(), now.parameters()))
+    told = json.loads((tmp_path/'new/adapt.json').read_text())
+    assert (told['right'], told['wrong']) == (6, 2) and told['checked_pixels'] > 1500
+    scene = Scene(world/'scene.tif', world/'dem.tif')
+    known = CheckedMap(world/'checked.gpkg', scene.grid)(0, 0, 400, 400)
+    for name, model in (('a', world/'model'), ('b', tmp_path/'new')):
+        ok(run('map', model, world/'scene.tif', tmp_path/name, '--dem', world/'dem.tif', '--device', 'cpu', *(['--adapt'] if name == 'a' else [])))
+    gain = [read(tmp_path/'b/probability.tif')[known == k].mean() - read(tmp_path/'a/probability.tif')[known == k].mean() for k in (0, 1)]
+    assert gain[1] > gain[0] + .05, gain
+    refused(run(*args), 'adapt', 'already holds a model')
+
+
+def test_the_starter_learns_too(world, tmp_path, capsys):
+    adapt_command('starter', world/'scene.tif', tmp_path/'new', labels=world/'checked.gpkg', dem=world/'dem.tif', **ARGS)
+    info = load_model(tmp_path/'new')[1]
+    assert info.scaling == load_model('starter')[1].scaling and not info.home
+
+
+def test_labels_that_cannot_be_are_one_line_and_leave_nothing(world, tmp_path, capsys):
+    frame = read_checked(world/'checked.gpkg')
+    frame.drop(columns='checked').to_file(tmp_path/'plain.gpkg', layer='landslides')
+    frame.assign(checked=None).to_file(tmp_path/'fresh.gpkg', layer='landslides')
+    frame.set_geometry(frame.geometry.translate(1e6)).to_file(tmp_path/'far.gpkg', layer='landslides')
+    args = world/'model', world/'scene.tif', tmp_path/'out'
+    for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"), ('fresh', 'nobody has checked'), ('far', 'touches')):
+        refused_here(capsys, adapt_command, *args, labels=tmp_path/f'{name}.gpkg', dem=world/'dem.tif', **ARGS, words=[name, word])
+    kw = dict(labels=world/'checked.gpkg', dem=world/'dem.tif')
+    refused_here(capsys, adapt_command, *args, **kw, **ARGS, teacher='starter', words=['--teacher', '--labels'])
+    refused_here(capsys, adapt_command, *args, **kw, **{**ARGS, 'iters': 0}, words=['--iters'])
+    refused_here(capsys, adapt_command, *args, **kw, **ARGS, data=tmp_path, words=['TrainData'])
+    assert not (tmp_path/'out').exists()
+
+
+def test_learning_from_labels_that_was_killed_goes_on(world, tmp_path):
+    args = ['adapt', world/'model', world/'scene.tif', '--dem', world/'dem.tif', '--labels', world/'checked.gpkg', '--device', 'cpu']
+    args += ['--iters', 40, '--bs', 2]
+    ok(run(*args[:3], tmp_path/'straight', *args[3:]))
+    cmd = [BIN/'landslide-adapt', *args[1:3], tmp_path/'killed', *args[3:], '--checkpoint', 0]
+    p = subprocess.Popen([str(o) for o in cmd], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while p.poll() is None and not (tmp_path/'killed/checkpoint.pt').exists(): time.sleep(.01)
+    p.kill()
+    p.wait()
+    assert not (tmp_path/'killed/model.json').exists()
+    refused(run(*args[:3], tmp_path/'killed', *args[3:]), 'adapt', 'not finished', 'resume')
+    ok(run(*args[:3], tmp_path/'killed', *args[3:], '--resume'))
+    a, b = (load_model(tmp_path/o)[0].state_dict() for o in ('straight', 'killed'))
+    assert all(torch.equal(a[k], b[k]) for k in a)

@@ -345,9 +345,9 @@ def adapt_command(
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     teacher: str = None,  # folder of another model that makes the pseudo labels, MODEL itself by default
-    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, and none for the starter or where the scene shows no shift
-    lr: float = .005,     # learning rate at the start
-    bs: int = 16,         # labelled patches a batch, and as many windows of the scene
+    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, and none for the starter or where the scene shows no shift; 60 with --labels
+    lr: float = None,     # learning rate at the start, .005 by default, .001 with --labels
+    bs: int = None,       # labelled patches a batch, and as many windows of the scene, 16 by default; with --labels windows, 8
     windows: int = 2000,  # windows of the scene to learn from, at most
     seed: int = 0,        # of everything random
     device: str = None,   # such as 'cuda' or 'cpu', the best there is by default
@@ -356,15 +356,20 @@ def adapt_command(
     checkpoint: float = 120, # seconds between two checkpoints
     quantification: float = None, # numbers for a reflectance of 1, from the metadata by default (10000)
     mask: str = None,     # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: store_true = False # go on with numbers that no landscape has
+    force: store_true = False, # go on with numbers that no landscape has
+    labels: str = None    # a checked map of the scene, landslides.gpkg with a column checked (right, wrong or empty): learn from that
 ):
-    "Adapt a model to a scene: its statistics, then self-training with its windows as the unlabelled patches"
+    "Adapt a model to a scene: its statistics, then self-training with its windows as the unlabelled patches, or what a person said of its map"
     with one_line_errors('landslide-adapt'):
         from landslide_nb.scene.adapt import adapt, what_became
+        from landslide_nb.scene.checked import adapt_checked
+        if labels and teacher: raise InputError('--teacher', 'has no meaning with --labels: the model itself says what nobody checked')
+        iters, lr, bs = (o if v is None else v for v, o in zip((iters, lr, bs), (60, .001, 8) if labels else (None, .005, 16)))
         check_range(1, None, bs=bs, windows=windows)
-        check_range(0, None, seed=seed, iters=iters or 0)
+        check_range(int(bool(labels)), None, iters=int(bool(labels)) if iters is None else iters)
+        check_range(0, None, seed=seed)
         check_range(1e-9, 10, lr=lr)
-        with how_to_go_on('landslide-adapt', out):
-            adapt(model, scene, out, data, dem, bands, offset, teacher, iters, lr, bs, windows, seed, pick_device(device),
-                  not full_precision, warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint, quantification=quantification, mask=mask, force=force)
+        kw = dict(data=data, dem=dem, bands=bands, offset=offset, iters=iters, lr=lr, bs=bs, most=windows, seed=seed, device=pick_device(device), amp=not full_precision,
+                  warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint, quantification=quantification, mask=mask, force=force)
+        with how_to_go_on('landslide-adapt', out): adapt_checked(model, scene, out, labels, **kw) if labels else adapt(model, scene, out, teacher=teacher, **kw)
         print(f'{out}: {what_became(out, scene)}; map it with landslide-map {out} {scene} MAP')

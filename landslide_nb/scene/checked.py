@@ -180,7 +180,7 @@ def some_patches(
     if split.y is None: raise PatchError(data, "split 'train' has no masks")
     return split if len(split) <= n else split.subset(np.sort(np.random.default_rng(seed).permutation(len(split))[:n]).tolist())
 
-# %% ../../nbs/85_scene.checked.ipynb #6e7b28ef
+# %% ../../nbs/85_scene.checked.ipynb #23ee0e9e
 def adapt_checked(
     model,               # folder of a trained model, or 'starter'
     scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -213,7 +213,7 @@ def adapt_checked(
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     said = CheckedMap(labels, s.grid)
     split, known, closed = checked_windows(s, said, most, seed, progress)
-    stage = own_stage(info, iters, lr, bs, False, region=False, unlabelled=(), keep=(.9, 0. if (known == 1).any() else .7))
+    stage = own_stage(info, iters, lr, bs, False, region=False, unlabelled=(), keep=(.9, 0. if (known == 1).any() else .3))
     extra = some_patches(data, len(split), seed, progress) if data else None
     about = dict(model=checksum(model), scene=[fingerprint(o)[1:] for o in s.files()], labels=fingerprint(labels)[1:], stage=asdict(stage),
                  labelled=extra and extra.digest(), windows=len(split), seed=seed, amp=amp)
