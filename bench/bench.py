@@ -37,6 +37,7 @@ from landslide_nb.model.dropout import mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import confusion, scores
 from landslide_nb.model.segmenter import create_segmenter
+from landslide_nb.model.files import load_model
 from landslide_nb.predict.probabilities import predict_split, unlabelled_dl
 from landslide_nb.predict.region import ground_statistics
 from landslide_nb.predict.meanfield import meanfield_crf
@@ -44,10 +45,16 @@ from landslide_nb.predict.crf import CRFParams, crf_split, guide_image
 from landslide_nb.predict.masks import predict_folder
 from landslide_nb.selftrain.selection import UncertaintyHistogram, uncertainty_bin
 from landslide_nb.selftrain.bank import PseudoBank
+from landslide_nb.look.panels import Shell
+from landslide_nb.look.explore import explore
+from landslide_nb.look.explorers import explore_adapt, explore_crf, explore_threshold
 from landslide_nb.selftrain.callback import SelfTraining, draw_lam, mixed_loss, mixup
 from landslide_nb.train.recipe import DEMO, PAPER
 from landslide_nb.train.loop import nesterov
 from landslide_nb.train.stage import train_stage
+from landslide_nb.scene.explore import MapShell, explore_map
+from landslide_nb.scene.map import map_scene
+from landslide_nb.scene.synthetic import write_scene
 
 BS = 8
 BACKBONE = 'resnet18'
@@ -229,6 +236,37 @@ def bench_region(tmp, rows, n=96):
                  f'({ms(s["ask"], n)} in {precision()}): {1000*float(np.median(s["measure"]))/n:.0f} s for 1000'))
 
 
+def live_hands(tmp):
+    "Explorers in their shells, and the moves of a hand that each answers: name -> (function, values to set in turn)"
+    write_scene(tmp/'scene', 400, seed=1)
+    map_scene('starter', tmp/'scene/scene.tif', tmp/'map', dem=tmp/'scene/dem.tif', uncertainty='margin', progress=False, warn=lambda o: None)
+    xs, ys = (np.stack(o) for o in zip(*(synth_patch(LABELLED, i) for i in range(16))))
+    split, (model, info) = Split(xs, ys), load_model('starter')
+    bank = PseudoBank(model, unlabelled_dl(Split(xs), info.scaling, BS, 'cpu'), kind='margin', progress=False).make()
+    shell = lambda e, name: Shell(e).hands[name]
+    steps, view = np.linspace(.1, .9, 21), MapShell(explore_map(tmp/'map'))
+    return {'explore: opacity': (shell(explore(split, 'starter', kind='margin', progress=False), 'opacity'), steps),
+            'explore: the next patch, asked for the first time, kind=margin': (shell(explore(split, 'starter', kind='margin', progress=False), 'n'), range(1, 16)),
+            'explore: the next patch, asked for the first time, kind=symmetries': (shell(explore(split, 'starter', progress=False), 'n'), range(1, 16)),
+            'bank.explore: share of landslide': (shell(bank.explore(ys), 'landslide'), steps),
+            'explore_crf: reach': (shell(explore_crf(bank.prob[0], xs[0], ys[0]), 'sxy'), np.arange(5., 26.)),
+            'explore_threshold': (shell(explore_threshold(bank.prob, ys, xs), 'threshold'), steps),
+            'explore_adapt: swipe': (shell(explore_adapt('starter', split, weight=.5, progress=False), 'swipe'), steps),
+            'explore_map: threshold, 400 x 400': (view.hands['threshold'], steps)}
+
+
+def bench_explore(tmp, rows):
+    for name, (hand, values) in live_hands(tmp).items():
+        took = []
+        for v in values:
+            start = time.perf_counter()
+            hand.value = v
+            took.append(1000*(time.perf_counter() - start))
+        most, live = float(np.quantile(took, .9)), 'symmetries' not in name
+        rows.append((f'{name}: from a hand at the slider to the new pictures as bytes', f'{np.median(took):.0f} ms', '100 ms in 9 of 10' if live else '',
+                     most <= 100 if live else None, f'{min(took):.0f} to {max(took):.0f} ms, 9 of 10 within {most:.0f} ms'))
+
+
 def bench_crf(tmp, rows, n=245):
     xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(n))))
     prob = np.clip(ys * .6 + .2 + .15*np.random.default_rng(0).standard_normal(ys.shape), .01, .99)
@@ -402,7 +440,7 @@ def cpu_name():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ('store', 'step', 'uncertainty', 'region', 'crf', 'meanfield', 'rate', 'quantile', 'growth')
+    names = ('store', 'step', 'uncertainty', 'region', 'explore', 'crf', 'meanfield', 'rate', 'quantile', 'growth')
     parser.add_argument('--only', nargs='+', choices=names, default=names)
     parser.add_argument('--out', default=Path(__file__).parent/'RESULTS.md', type=Path)
     parser.add_argument('--sizes', nargs='+', type=int, default=(100, 1000, 10_000), help='patches of the growth table')

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['explore_crf', 'explore_threshold', 'explore_adapt']
 
-# %% ../../nbs/55_look.explorers.ipynb #3714afb2
+# %% ../../nbs/55_look.explorers.ipynb #0fceb830
 from functools import lru_cache
 import numpy as np
+from matplotlib.ticker import NullLocator
 from fastcore.basics import patch
 from ..data.bands import IGNORE, RGB, Scaling, rgb
 from ..data.loader import as_split
@@ -18,7 +19,7 @@ from ..predict.probabilities import predict_split, query_teacher
 from ..predict.region import adapt_members
 from ..selftrain.bank import PseudoBank
 from .images import COLOURS, as_numpy, error_map, overlay
-from .charts import plot_uncertainty_hist
+from .charts import by_class, hist_edges
 from .pseudo import label_colours
 from .panels import Control, Explorer, chart
 from .explore import coloured, opinion_of
@@ -67,7 +68,29 @@ class Ranked:
         right, known = ([o[n] for o, n in zip(a, self.numbers(keep))] for a in (self.right, self.known))
         return *(float(r / max(k, 1)) for r, k in zip(right, known)), float(right[1] / max(self.slides, 1))
 
-# %% ../../nbs/55_look.explorers.ipynb #4de958b0
+# %% ../../nbs/55_look.explorers.ipynb #11b0afe0
+def counted(
+    unc, # uncertainties
+    pred # predicted classes, same shape
+) -> tuple: # edges of the bins, whether they are spaced by ratio, and for each class the share of its pixels in each bin
+    "Uncertainties by class, from 200 000 pixels at most"
+    some = np.random.default_rng(0).permutation(np.size(pred))[:200_000]
+    groups = by_class(np.asarray(unc).reshape(-1)[some], np.asarray(pred).reshape(-1)[some])
+    edges, wide = hist_edges(np.concatenate(groups))
+    return edges, wide, [np.histogram(u.clip(edges[0], edges[-1]), edges)[0] / max(len(u), 1) for u in groups]
+
+def bar_chart(ax, edges, wide, shares, thresholds, keep, kind):
+    "Draw them, with a line at each threshold"
+    for name, h, t, k, style in zip(('background', 'landslide'), shares, thresholds, keep, ('--', '-')):
+        ax.stairs(h, edges, fill=True, color=COLOURS[name], alpha=.45, label=f'{name}: {k:.0%} kept')
+        if np.isfinite(t): ax.axvline(t, color=COLOURS[name], linestyle=style, linewidth=2)
+    if wide:
+        ax.set_xscale('log')
+        ax.xaxis.set_minor_locator(NullLocator()) # two hundred little lines take longer to draw than all the rest
+    ax.set(xlabel=f'uncertainty ({kind})', ylabel='share of the class')
+    ax.legend(fontsize=8, frameon=False, loc='upper left')
+
+# %% ../../nbs/55_look.explorers.ipynb #88617bb4
 class PseudoView:
     "The states of `PseudoBank.explore`"
     def __init__(self,
@@ -86,8 +109,7 @@ class PseudoView:
     def _ranked(self, kind):
         b = self.bank
         unc = b.unc if kind == b.kind else query_teacher(b.teacher, b.dl, b.n, b.p, b.seed, b.reduce, b.amp, b.progress, b.answer, kind, b.answers)[1]
-        sample = np.random.default_rng(0).permutation(b.pred.size)[:100_000]
-        return Ranked(b.pred, unc, self.truth), (np.asarray(unc).reshape(-1)[sample], np.asarray(b.pred).reshape(-1)[sample])
+        return Ranked(b.pred, unc, self.truth), counted(unc, b.pred)
 
     def draw(self,
         n: int,             # the patch
@@ -95,14 +117,10 @@ class PseudoView:
         kind: str           # of uncertainty
     ) -> dict: # panels by name
         "One state"
-        ranked, (unc, pred) = self.ranked(kind)
+        ranked, bars = self.ranked(kind)
         keep, x = (background, landslide), self.x(n)
         labels, thresholds, image = ranked.labels(keep, n), ranked.thresholds(keep), rgb(x)
-        def plot(ax):
-            plot_uncertainty_hist(unc, pred, thresholds, ax=ax)
-            ax.legend(fontsize=8, frameon=False, loc='upper right')
-            ax.set_xlabel(f'uncertainty ({kind})', fontsize=9)
-        res = {'patch': image if self.truth is None else overlay(image, as_numpy(self.truth[n]) == 1), 'pseudo labels': label_colours(image, labels), 'thresholds': chart(plot, (5., 3.84))}
+        res = {'patch': image if self.truth is None else overlay(image, as_numpy(self.truth[n]) == 1), 'pseudo labels': label_colours(image, labels), 'thresholds': chart(lambda ax: bar_chart(ax, *bars, thresholds, keep, kind), (5., 3.84))}
         lines = f'patch {n + 1}: {(labels == 1).mean():.2%} landslide, {(labels == 0).mean():.1%} background, {(labels == IGNORE).mean():.1%} ignored'
         if (q := ranked.quality(keep)): lines += f'\nof all that is kept: {q[0]:.2%} of the background and {q[1]:.1%} of the landslides are right; they are {q[2]:.1%} of all landslide pixels'
         return {**res, 'about': lines + f'\nPseudoBank(..., keep=({background:g}, {landslide:g}), kind={kind!r})'}
