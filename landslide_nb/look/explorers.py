@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['explore_crf', 'explore_threshold', 'explore_adapt']
 
-# %% ../../nbs/55_look.explorers.ipynb #0fceb830
+# %% ../../nbs/55_look.explorers.ipynb #dfaea6b9
 from functools import lru_cache
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.colors import to_rgb
 from fastcore.basics import patch
 from ..data.bands import IGNORE, RGB, Scaling, rgb
 from ..data.loader import as_split
@@ -21,7 +21,7 @@ from ..selftrain.bank import PseudoBank
 from .images import COLOURS, as_numpy, error_map, overlay
 from .charts import by_class, hist_edges
 from .pseudo import label_colours
-from .panels import Control, Explorer, chart
+from .panels import AXES, Control, Explorer, chart
 from .explore import coloured, opinion_of
 
 # %% ../../nbs/55_look.explorers.ipynb #c52c20fb
@@ -68,7 +68,7 @@ class Ranked:
         right, known = ([o[n] for o, n in zip(a, self.numbers(keep))] for a in (self.right, self.known))
         return *(float(r / max(k, 1)) for r, k in zip(right, known)), float(right[1] / max(self.slides, 1))
 
-# %% ../../nbs/55_look.explorers.ipynb #11b0afe0
+# %% ../../nbs/55_look.explorers.ipynb #be61add9
 def counted(
     unc, # uncertainties
     pred # predicted classes, same shape
@@ -79,18 +79,32 @@ def counted(
     edges, wide = hist_edges(np.concatenate(groups))
     return edges, wide, [np.histogram(u.clip(edges[0], edges[-1]), edges)[0] / max(len(u), 1) for u in groups]
 
-def bar_chart(ax, edges, wide, shares, thresholds, keep, kind):
-    "Draw them, with a line at each threshold"
-    for name, h, t, k, style in zip(('background', 'landslide'), shares, thresholds, keep, ('--', '-')):
-        ax.stairs(h, edges, fill=True, color=COLOURS[name], alpha=.45, label=f'{name}: {k:.0%} kept')
-        if np.isfinite(t): ax.axvline(t, color=COLOURS[name], linestyle=style, linewidth=2)
-    if wide:
-        ax.set_xscale('log')
-        ax.xaxis.set_minor_locator(NullLocator()) # two hundred little lines take longer to draw than all the rest
-    ax.set(xlabel=f'uncertainty ({kind})', ylabel='share of the class')
-    ax.legend(fontsize=8, frameon=False, loc='upper left')
+SIZE = 5., 3.84 # inches
 
-# %% ../../nbs/55_look.explorers.ipynb #88617bb4
+def bar_chart(edges, wide, shares, kind):
+    "Draw them, `(h, w, 3)` uint8"
+    def plot(ax):
+        for name, h in zip(('background', 'landslide'), shares): ax.stairs(h, edges, fill=True, color=COLOURS[name], alpha=.45, label=name)
+        if wide: ax.set_xscale('log')
+        ax.set(xlabel=f'uncertainty ({kind})', ylabel='share of the class', xlim=(edges[0], edges[-1]))
+        ax.legend(fontsize=8, frameon=False, loc='upper left')
+    return chart(plot, SIZE)
+
+def with_lines(
+    image: np.ndarray, # of `bar_chart`
+    edges, wide,       # as it had them
+    thresholds         # of background and landslide
+) -> np.ndarray:
+    "The chart with a line at each threshold, which is quicker than to draw it anew"
+    res, to, (left, low, w, h) = image.copy(), np.log if wide else np.asarray, AXES
+    for name, t in zip(('background', 'landslide'), thresholds):
+        if not np.isfinite(t): continue
+        at = float(np.clip((to(max(t, edges[0])) - to(edges[0])) / (to(edges[-1]) - to(edges[0])), 0, 1))
+        x = int((left + w*at) * image.shape[1])
+        res[int((1 - low - h) * len(image)):int((1 - low) * len(image)), x - 1:x + 2] = np.array(to_rgb(COLOURS[name]))*255
+    return res
+
+# %% ../../nbs/55_look.explorers.ipynb #ec838839
 class PseudoView:
     "The states of `PseudoBank.explore`"
     def __init__(self,
@@ -109,7 +123,8 @@ class PseudoView:
     def _ranked(self, kind):
         b = self.bank
         unc = b.unc if kind == b.kind else query_teacher(b.teacher, b.dl, b.n, b.p, b.seed, b.reduce, b.amp, b.progress, b.answer, kind, b.answers)[1]
-        return Ranked(b.pred, unc, self.truth), counted(unc, b.pred)
+        edges, wide, shares = counted(unc, b.pred)
+        return Ranked(b.pred, unc, self.truth), (bar_chart(edges, wide, shares, kind), edges, wide)
 
     def draw(self,
         n: int,             # the patch
@@ -120,7 +135,7 @@ class PseudoView:
         ranked, bars = self.ranked(kind)
         keep, x = (background, landslide), self.x(n)
         labels, thresholds, image = ranked.labels(keep, n), ranked.thresholds(keep), rgb(x)
-        res = {'patch': image if self.truth is None else overlay(image, as_numpy(self.truth[n]) == 1), 'pseudo labels': label_colours(image, labels), 'thresholds': chart(lambda ax: bar_chart(ax, *bars, thresholds, keep, kind), (5., 3.84))}
+        res = {'patch': image if self.truth is None else overlay(image, as_numpy(self.truth[n]) == 1), 'pseudo labels': label_colours(image, labels), 'thresholds': with_lines(*bars, thresholds)}
         lines = f'patch {n + 1}: {(labels == 1).mean():.2%} landslide, {(labels == 0).mean():.1%} background, {(labels == IGNORE).mean():.1%} ignored'
         if (q := ranked.quality(keep)): lines += f'\nof all that is kept: {q[0]:.2%} of the background and {q[1]:.1%} of the landslides are right; they are {q[2]:.1%} of all landslide pixels'
         return {**res, 'about': lines + f'\nPseudoBank(..., keep=({background:g}, {landslide:g}), kind={kind!r})'}

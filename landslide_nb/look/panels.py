@@ -38,7 +38,9 @@ def png(
     matplotlib.image.imsave(out, image, format=kind, pil_kwargs=how)
     return out.getvalue()
 
-# %% ../../nbs/53_look.panels.ipynb #9d4993fa
+# %% ../../nbs/53_look.panels.ipynb #93e559aa
+AXES = .15, .17, .81, .76 # left, low, width and height of a chart's axes, as shares of it
+
 def chart(
     plot,                   # called with axes to draw on
     size: tuple = (4.4, 3.2), # inches
@@ -47,7 +49,7 @@ def chart(
     "What a function plots, as an image"
     fig = Figure(figsize=size, dpi=dpi)
     canvas = FigureCanvasAgg(fig)
-    ax = fig.add_axes((.15, .17, .81, .76))
+    ax = fig.add_axes(AXES)
     ax.spines[['top', 'right']].set_visible(False)
     plot(ax)
     canvas.draw()
