@@ -12,7 +12,7 @@ OUT = demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo seeds test browser bench bench-scene regions gpu starter export check dist-check clean
+.PHONY: help env demo seeds test browser docs bench bench-scene regions gpu starter export check dist-check clean
 
 help:  ## list what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -58,6 +58,9 @@ browser: env  ## the explorers in a real browser: installs JupyterLab and, where
 	  fi
 	$(BIN)/pytest tests/test_browser.py -rs
 
+docs: env  ## the documentation: pages made and checked in _proc, and the site in _docs where Quarto is installed
+	$(BIN)/python tools/docs.py
+
 bench-scene: env  ## memory and time of a scene as large as a Sentinel-2 tile: bench/SCENE.md
 	$(BIN)/python bench/scene.py
 
@@ -70,10 +73,11 @@ gpu: env  ## rates, memory and shares of the card's matrix rate at the paper's s
 starter: env  ## the model that the package ships, into landslide_nb/starter: an hour or so on two cores; goes on where it was stopped
 	$(BIN)/python tools/starter.py --out '$(OUT)/starter'
 
-export: env  ## modules from notebooks, notebooks cleaned, README.md from nbs/index.ipynb
+export: env  ## modules from notebooks, notebooks cleaned, README.md from nbs/index.ipynb, the site's sidebar
 	$(BIN)/nbdev-export
 	$(BIN)/nbdev-clean
 	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/docs.py --sidebar
 
 check: export  ## a committed tree holds exactly what its notebooks give
 	@changes=$$(git status --porcelain); \
