@@ -200,7 +200,7 @@ class Check:
         yield from (f'nbs/sidebar.yml: {o} is in it {entries.count(o)} times' for o in dict.fromkeys(entries) if entries.count(o) > 1)
 
     def links(self, page):
-        text = re.sub(r'(?<!\[)(`+)(?!`).*?(?<!`)\1(?!`)(?!\])', '', page.prose) # code that is no link's text
+        text = re.sub(r'(`+)(?!`)(.+?)(?<!`)\1(?!`)', lambda m: re.sub(r'[][()<>!]', '', m[2]), page.prose) # in code nothing is a link
         todo = [text]
         while todo:
             for img, label, to, tag, to2 in LINK.findall(todo.pop()):
