@@ -1,4 +1,4 @@
-"""The package, as settings.ini describes it."""
+"""The package, as settings.ini describes it; its name, summary and addresses stand in pyproject.toml as well, where nbdev reads them."""
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,16 +10,13 @@ parser.read(here / 'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 
 setup(
-    name=cfg['lib_name'],
     version=cfg['version'],
-    description=cfg['description'],
     long_description=(here / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     keywords=cfg['keywords'],
     author=cfg['author'],
     license_expression=cfg['license'],
     license_files=['LICENSE'],
-    project_urls={'Repository': cfg['url']},
     classifiers=cfg['classifiers'].splitlines(),
     packages=find_packages(include=['landslide_nb', 'landslide_nb.*']),
     package_data={'landslide_nb': ['starter/*']},

@@ -36,7 +36,8 @@ def site(docs, tmp_path):
     for o in ('landslide_nb', 'tools'): (tmp_path/o).symlink_to(ROOT/o)
     write = lambda name, *cells: write_nb(new_nb([mk_cell(f'# {name}\n\n> One page', 'markdown'), *cells]), nbs/f'{name}.ipynb')
     write('b', mk_cell('## Its *own* heading', 'markdown'))
-    write('21_model.losses', mk_cell('#| default_exp model.losses'), mk_cell('#| export\ndef cross_entropy(): pass'), mk_cell('#| exporti\ndef helper(): pass'))
+    exports = '#| default_exp model.losses', '#| export\ndef cross_entropy(): pass', '#| exporti\ndef helper(): pass'
+    write('21_model.losses', *map(mk_cell, exports))
     write('index')
 
     def faults(text=GOOD, bar=None, code=()):
@@ -81,18 +82,21 @@ def test_the_sidebar_holds_every_page_once(site):
     assert site(bar=[*names[:-1], 'gone.ipynb']) == ['nbs/sidebar.yml: gone.ipynb does not exist']
 
 
-def test_only_public_names_have_an_entry(docs, site):
-    site(code=['show_doc(uncertainty_map)'])
-    assert site(code=['show_doc(hidden)']) == ['nbs/a.ipynb: an API entry for hidden, which is not public']
-    pages = {o.path.as_posix(): o for o in docs.plain_pages(ROOT/'nbs')}
-    page = pages['33_predict.masks.ipynb']
-    assert {'make_submission'} <= {*page.entries} <= docs.House(ROOT/'landslide_nb').public
+def test_only_public_names_have_an_entry(docs, site, tmp_path):
+    assert site(code=['show_doc(cross_entropy)']) == []
+    assert site(code=['show_doc(helper)']) == ['nbs/a.ipynb: an API entry for helper, which is not public']
+    assert docs.plain_page(tmp_path/'nbs', Path('21_model.losses.ipynb')).entries == ['cross_entropy']
+
+
+def test_what_stands_under_the_subtitle_is_on_the_page(docs, tmp_path):
+    write_nb(new_nb([mk_cell('# Title\n\n> Subtitle\n\nSee [there](#nowhere).', 'markdown')]), tmp_path/'a.ipynb')
+    assert docs.plain_page(tmp_path, Path('a.ipynb')).prose.strip().endswith('See [there](#nowhere).')
 
 
 def test_links_that_nbdev_makes_lead_to_entries(docs):
     site = f'[`%s`]({docs.SITE}%s#%s)'
     page = lambda path, *cells: docs.Page(new_nb(list(cells)), Path(path))
-    text = mk_cell(' '.join(site % o for o in (('Bank', 'bank.html', 'bank'), ('Bank.make', 'bank.html', 'bank.make'), ('helper', 'bank.html', 'helper'))), 'markdown')
+    text = mk_cell(' '.join(site % (o, 'bank.html', o.lower()) for o in ('Bank', 'Bank.make', 'helper')), 'markdown')
     pages = docs.relink([page('00_bank.ipynb', mk_cell('show_doc(Bank)')), page('a.ipynb', text)])
     assert pages[1].prose == ' '.join([site % ('Bank', 'bank.html', 'bank'), site % ('Bank.make', 'bank.html', 'bank'), '`helper`'])
 

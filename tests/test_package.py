@@ -110,7 +110,7 @@ def test_metadata_is_what_settings_say():
     assert meta['Summary'] == CFG['description']
     assert meta['License-Expression'] == CFG['license']
     assert meta['Requires-Python'] == f">={CFG['min_python']}"
-    assert meta.get_all('Project-URL') == [f"Repository, {CFG['url']}"]
+    assert meta.get_all('Project-URL') == [f"Repository, {CFG['url']}", f"Documentation, {CFG['doc_url']}"]
     assert meta.get_all('Classifier') == CFG['classifiers'].splitlines()
     plain = {str(Requirement(o)) for o in CFG['requirements'].split()}
     extra = {str(Requirement(f'{o}; extra == "{k}"')) for k in EXTRAS for o in CFG[f'{k}_requirements'].split()}
@@ -246,6 +246,9 @@ def test_nothing_read_from_disk_can_run_code(module):
 
 # Notebooks
 
+def check_guide(found): assert {o.cell_type for o in found} == {'markdown'}, 'a page of the guide is prose'
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
 def test_notebook_form(path):
     assert path.stat().st_size < 300_000
@@ -256,6 +259,7 @@ def test_notebook_form(path):
     assert not [o for o in (str(ROOT), str(Path.home()), 'site-packages') if o in text], 'a path of this machine'
     assert not re.search(r'\.\./shared|shared/data', text), 'data that a reader does not have'
     if path.name == 'index.ipynb': return
+    if path.parent.name == 'guide': return check_guide(found)
     code = '\n'.join(o.source for o in found if o.cell_type == 'code')
     used = {default_exp(path), *re.findall(r'^ *(?:from|import) +landslide_nb\b\.?([\w.]*)', code, re.M)}
     if default_exp(path) is None:
@@ -298,6 +302,25 @@ def test_readme_links_lead_somewhere_from_the_root(readme):
     nbs = ROOT/'nbs'
     assert readme.from_root('[a](10_data.bands.ipynb#units)', nbs) == '[a](nbs/10_data.bands.ipynb#units)'
     for text in ('[a](https://example.org/10_data.bands.ipynb)', '[a](#bands)', '[a](nowhere.ipynb)'): assert readme.from_root(text, nbs) == text
-    links = re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', (ROOT/'README.md').read_text(encoding='utf-8'))
-    assert [o for o in links if not (ROOT/o).exists()] == []
-    assert {o.relative_to(ROOT).as_posix() for o in NOTEBOOKS if o.name != 'index.ipynb'} <= set(links), 'a notebook that the README does not name'
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert [o for o in relative_links(text) if not (ROOT/o).exists()] == []
+
+
+def relative_links(text): return re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text)
+
+
+def test_every_notebook_is_named():
+    "Those of the wings by the house page, tutorials and guide by the README"
+    house = '\n'.join(c.source for c in cells(ROOT/'nbs/guide/house.ipynb'))
+    named = {(ROOT/'nbs/guide'/o).resolve() for o in relative_links(house)}
+    named |= {ROOT/o for o in relative_links((ROOT/'README.md').read_text(encoding='utf-8'))}
+    assert [o.name for o in NOTEBOOKS if o.name != 'index.ipynb' and o not in named] == []
+    assert [o.name for o in SOURCES if f'../{o.name}' not in house] == []
+
+
+def test_the_readme_is_short_and_begins_with_a_picture():
+    lines = (ROOT/'README.md').read_text(encoding='utf-8').splitlines()
+    assert len(lines) <= 120
+    text = [o for o in lines if o and not o.startswith(('<!--', '#', '>'))]
+    image, = re.findall(r'^!\[.+\]\((nbs/images/.+\.jpg)\)$', text[0])
+    assert (ROOT/image).stat().st_size < 200_000

@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
 import yaml
-from fastcore.nbio import read_nb, write_nb
-from nbdev.config import get_config, nbpath2html
+from fastcore.nbio import mk_cell, read_nb, write_nb
+from nbdev.config import nbpath2html
+from nbdev.doclinks import NbdevLookup
 from nbdev.processors import FilterDefaults
 from nbdev.process import NBProcessor
 from nbdev.quarto import refresh_quarto_yml
@@ -24,7 +25,10 @@ MADE = '# Made by `make export`: tools/docs.py knows the order of tutorials and 
 ORDER = dict(tutorials=['quickstart', 'explore_patches', 'self_training', 'map_a_scene', 'your_own_data', 'what_to_trust'],
              guide=['benchmark', 'scenes', 'results', 'runs', 'house'])
 WINGS = 'core data model predict selftrain look train scene scene app'.split() # by decade
-LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|<(img|a)\s[^>]*?(?:src|href)=["\']([^"\']+)')
+LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)'
+                  r'|<(img|a)\s[^>]*?(?:src|href)=["\']([^"\']+)')
+HOSTS = r'github\.com|colab\.research\.google\.com/github|raw\.githubusercontent\.com'
+FILE = re.compile(rf'https://(?:{HOSTS})/landslide-nb/landslide_nb(?:/(?:blob|tree|raw))?/main/(.*)')
 AUTO = re.compile(r'\[(`[^`]+`)\]\(' + re.escape(SITE) + r'([\w.]+\.html)#([^)]+)\)')
 
 
@@ -39,7 +43,8 @@ def sidebar(nbs):
     "The text of sidebar.yml: tutorials, guide, then a section a wing"
     found = notebooks(nbs)
     sections = [(k.title(), [p for o in v if (p := Path(k, f'{o}.ipynb')) in found]) for k, v in ORDER.items()]
-    sections += [(w, [o for o in found if len(o.parts) == 1 and re.match(r'\d\d_', o.name) and WINGS[int(o.name[0])] == w]) for w in dict.fromkeys(WINGS)]
+    numbered = [o for o in found if len(o.parts) == 1 and re.match(r'\d\d_', o.name)]
+    sections += [(w, [o for o in numbered if WINGS[int(o.name[0])] == w]) for w in dict.fromkeys(WINGS)]
     contents = ['index.ipynb', *(dict(section=k, contents=[o.as_posix() for o in v]) for k, v in sections if v)]
     return MADE + yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False)
 
@@ -99,12 +104,21 @@ def slug(head):
     return re.sub(r'[^\w\s-]', '', head.lower()).replace(' ', '-')
 
 
+def opened(nb, source):
+    "`nb` with the prose that stands under the subtitle in its first cell, all of which nbdev takes for the page's title alone"
+    head = next((c.source for c in read_nb(source).cells if c.cell_type == 'markdown'), '')
+    if (intro := re.sub(r'\A#.*\n+(>.*\n*)?', '', head).strip()) and not any(c.get('id') == 'intro' for c in nb.cells):
+        nb.cells.insert(1, cell := mk_cell(NbdevLookup().linkify(intro), 'markdown'))
+        cell.id = 'intro'
+    return nb
+
+
 def plain_page(nbs, path):
     "A page without the signatures that nbdev gets by running a notebook's exported cells"
     procs = [o for o in FilterDefaults().procs() if o.__name__ != 'exec_show_docs']
     nb = read_nb(nbs/path)
     NBProcessor(nb=nb, procs=procs, rm_directives='quarto').process()
-    return Page(nb, path)
+    return Page(opened(nb, nbs/path), path)
 
 
 def plain_pages(nbs): return relink([plain_page(nbs, o) for o in notebooks(nbs)])
@@ -114,7 +128,7 @@ def full_pages(root):
     "The pages that Quarto renders, in the folder _proc: those of notebooks that have changed are made anew"
     refresh_quarto_yml()
     cache = proc_nbs(n_workers=1)
-    pages = relink([Page(read_nb(cache/o), o) for o in notebooks(root/'nbs')])
+    pages = relink([Page(opened(read_nb(cache/o), root/'nbs'/o), o) for o in notebooks(root/'nbs')])
     for o in pages: write_nb(o.nb, cache/o.path)
     return pages
 
@@ -135,6 +149,10 @@ def relink(pages):
 
 
 # The check
+
+@cache
+def house(root): return House(root)
+
 
 class House:
     "The package as its files say: its modules, and the names at the top of each"
@@ -159,8 +177,8 @@ class House:
             elif isinstance(o, ast.ClassDef):
                 yield o.name
                 for p in o.body:
-                    name = getattr(p, 'name', None) or getattr(getattr(p, 'target', None), 'id', None) or getattr(next(iter(getattr(p, 'targets', [])), None), 'id', None)
-                    if name: yield f'{o.name}.{name}'
+                    targets = getattr(p, 'targets', [getattr(p, 'target', None)])
+                    if name := getattr(p, 'name', None) or getattr(targets[0], 'id', None): yield f'{o.name}.{name}'
             elif isinstance(o, (ast.Import, ast.ImportFrom)): yield from (a.asname or a.name for a in o.names)
             else: yield from (n.id for n in ast.walk(o) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
 
@@ -177,8 +195,8 @@ class House:
 class Check:
     "Every fault of the pages of the site in `root`, each a line"
     def __init__(self, root, pages):
-        self.root, self.nbs, self.pages, self.house = root, root/'nbs', {o.path.as_posix(): o for o in pages}, House(root/'landslide_nb')
-        self.outs = {o.out: o for o in pages}
+        self.root, self.nbs, self.pages = root, root/'nbs', {o.path.as_posix(): o for o in pages}
+        self.outs, self.house = {o.out: o for o in pages}, house((root/'landslide_nb').resolve())
 
     def faults(self):
         yield from self.settings()
@@ -190,10 +208,12 @@ class Check:
         "Sidebar and settings lead to files, and the sidebar to every notebook once"
         for o in ('_quarto.yml', 'nbdev.yml', 'sidebar.yml'):
             if not (self.nbs/o).exists(): yield f'nbs/{o}: is missing'
-        listed = {o: strings(yaml.safe_load((self.nbs/o).read_text(encoding='utf-8'))) for o in ('_quarto.yml', 'sidebar.yml') if (self.nbs/o).exists()}
+        there = [o for o in ('_quarto.yml', 'sidebar.yml') if (self.nbs/o).exists()]
+        listed = {o: strings(yaml.safe_load((self.nbs/o).read_text(encoding='utf-8'))) for o in there}
         for file, found in listed.items():
             for o in found:
-                if re.search(r'\.(ipynb|qmd|md|css|yml|png|jpg|svg)$', o) and not (self.nbs/o).exists(): yield f'nbs/{file}: {o} does not exist'
+                known = re.search(r'\.(ipynb|qmd|md|css|yml|png|jpg|svg)$', o)
+                if known and not (self.nbs/o).exists(): yield f'nbs/{file}: {o} does not exist'
         if 'sidebar.yml' not in listed: return
         entries = [o for o in listed['sidebar.yml'] if o.endswith('.ipynb')]
         yield from (f'nbs/sidebar.yml: {o} is not in it' for o in self.pages if o not in entries)
@@ -211,8 +231,7 @@ class Check:
         "What is wrong with a link's target, if anything"
         url, _, frag = unquote(to).partition('#')
         if (url + '/').startswith(SITE): return self.on_page(self.outs.get(re.sub(r'\.md$', '', url[len(SITE):]) or 'index.html'), frag)
-        if m := re.match(r'https://(?:github\.com|colab\.research\.google\.com/github|raw\.githubusercontent\.com)/landslide-nb/landslide_nb(?:/(?:blob|tree|raw))?/main/(.*)', url):
-            return self.in_repository(m[1], frag)
+        if m := FILE.match(url): return self.in_repository(m[1], frag)
         if m := re.match(re.escape(REPO) + r'/actions/workflows/([^/]+)', url): return self.in_repository(f'.github/workflows/{m[1]}', '')
         if url.startswith('attachment:'): return None if url[11:] in page.attachments else 'there is no such attachment'
         if re.match(r'[a-z][a-z0-9+.-]*:', url): return
@@ -230,8 +249,9 @@ class Check:
         file = self.root/path
         if not file.exists(): return f'{path} is not in the repository'
         if frag == 'LNone': return f'its line in {path} is not known'
-        if frag and file.suffix == '.md' and frag not in {slug(o) for o in re.findall(r'^#{1,6} +(.+)$', file.read_text(encoding='utf-8'), re.M)}:
-            return f'there is no heading #{frag} in {path}'
+        if not frag or file.suffix != '.md': return
+        heads = re.findall(r'^#{1,6} +(.+)$', file.read_text(encoding='utf-8'), re.M)
+        if frag not in map(slug, heads): return f'there is no heading #{frag} in {path}'
 
     def names(self, page):
         "Names in backticks that do not exist: of the package, of a notebook, of a file of the repository"
@@ -241,9 +261,10 @@ class Check:
             elif re.fullmatch(r'(landslide_nb|nbs|tests|tools|bench)/[\w./]+', name) and not (self.root/name).exists(): yield f'`{name}` does not exist'
 
     def entries(self, page):
-        "Functions and classes of an API page are public; so is a method, also of a class that nobody makes by its name, such as what a function returns"
+        "Functions and classes with an entry are public, and so are methods, also those of a class that only a function makes"
         for name in page.entries:
-            if name not in self.house.public if '.' not in name else re.search(r'(^|\.)_(?!_)', name): yield f'an API entry for {name}, which is not public'
+            private = re.search(r'(^|\.)_(?!_)', name) if '.' in name else name not in self.house.public
+            if private: yield f'an API entry for {name}, which is not public'
 
 
 def main(args):
