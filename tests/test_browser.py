@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from fastcore.nbio import read_nb
 
 from browser import Lab, missing, wait_for
