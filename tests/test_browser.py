@@ -38,7 +38,10 @@ def clicked(**k):
     if k['type'] == 'click': told.value = 'row {:d} column {:d}'.format(int(128 - k['coordinates'][0]), int(k['coordinates'][1]))
 m.on_interaction(clicked)
 shapes.on_click(lambda **k: setattr(said, 'value', 'this is the ' + k['properties']['name']))
-pen.on_draw(lambda target, action, geo_json: setattr(drawn, 'value', f"{action} {np.round(geo_json[0]['geometry']['coordinates'][0]).astype(int).tolist()}"))
+def draw(target, action, geo_json):
+    ring, = geo_json[0]['geometry']['coordinates']
+    drawn.value = f'{action} {np.round(ring).astype(int).tolist()}'
+pen.on_draw(draw)
 black = W.Button(description='black')
 black.on_click(lambda _: setattr(overlay, 'url', data + base64.b64encode(png(slice(0, 0))).decode()))
 W.VBox([m, told, drawn, black])
