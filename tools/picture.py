@@ -33,8 +33,8 @@ def main(tmp):
     scene, truth = Scene(tmp/'scene/scene.tif', tmp/'scene/dem.tif'), read(tmp/'scene/truth.tif')
     image = np.asarray(scene.preview(400)[0], float)
     image = image / 255 if image.max() > 1 else image
-    fig, axs = plt.subplots(1, 3, figsize=(12, 4.35), layout='constrained')
-    panel(axs[0], image, truth, 'A scene of a region without labels; its landslides outlined')
+    fig, axs = plt.subplots(1, 3, figsize=(12, 4.2), layout='constrained')
+    panel(axs[0], image, truth, 'An unseen scene; its true landslides outlined')
     for ax, name, adapt in zip(axs[1:], ('A model of another region', 'The same model, adapted, no label used'), (False, True)):
         map_scene(tmp/'model', tmp/'scene/scene.tif', tmp/name, tmp/'scene/dem.tif', adapt=adapt, progress=False)
         mask = read(tmp/name/'mask.tif')
