@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import unquote
@@ -84,7 +85,9 @@ class Page:
     def anchors(self):
         "What can stand after a #: the headings as Pandoc names them, the entries, and explicit ids"
         heads = re.findall(r'^#{1,6} +(.+?)\s*#*$', self.prose, re.M)
-        return {anchor(o) for o in heads} | {o.lower() for o in self.entries} | set(re.findall(r'(?:\{#|\bid=["\'])([\w.-]+)', self.prose))
+        found = Counter(map(anchor, heads)) # a heading that comes again gets a number
+        numbered = {f'{k}-{i}' if i else k for k, n in found.items() for i in range(n)}
+        return numbered | {o.lower() for o in self.entries} | set(re.findall(r'(?:\{#|\bid=["\'])([\w.-]+)', self.prose))
 
     @cached_property
     def attachments(self): return {k for c in self.nb.cells for k in c.get('attachments', {})}
