@@ -147,7 +147,7 @@ ARGS = dict(iters=3, bs=2, device='cpu')
 
 def test_a_model_learns_from_what_a_person_said(world, tmp_path):
     args = ['adapt', world/'model', world/'scene.tif', tmp_path/'new', '--dem', world/'dem.tif', '--labels', world/'checked.gpkg', '--device', 'cpu']
-    ok(run(*args, '--iters', 20, '--bs', 4, '--lr', .02))
+    ok(run(*args, '--iters', 60, '--bs', 4, '--lr', .05))
     was, now = (load_model(o)[0] for o in (world/'model', tmp_path/'new'))
     assert load_model(world/'model')[1].scaling == load_model(tmp_path/'new')[1].scaling
     assert any((a - b).abs().max() > 1e-4 for a, b in zip(was.parameters(), now.parameters()))
@@ -179,7 +179,7 @@ def test_labels_that_cannot_be_are_one_line_and_leave_nothing(world, tmp_path, c
     kw = dict(labels=world/'checked.gpkg', dem=world/'dem.tif')
     refused_here(capsys, adapt_command, *args, **kw, **ARGS, teacher='starter', words=['--teacher', '--labels'])
     refused_here(capsys, adapt_command, *args, **kw, **{**ARGS, 'iters': 0}, words=['--iters'])
-    refused_here(capsys, adapt_command, *args, **kw, **ARGS, data=tmp_path, words=['TrainData'])
+    refused_here(capsys, adapt_command, *args, **kw, **ARGS, data=tmp_path, words=['holds no image_N.h5'])
     assert not (tmp_path/'out').exists()
 
 

@@ -7,13 +7,14 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.checked.html.md"""
 # %% auto #0
 __all__ = ['read_checked', 'write_checked', 'CheckedMap', 'score_checked', 'adapt_checked']
 
-# %% ../../nbs/85_scene.checked.ipynb #0c69e340
+# %% ../../nbs/85_scene.checked.ipynb #7e0a7b7e
 from dataclasses import asdict
 from pathlib import Path
 from fastai.callback.core import Callback
 from fastai.torch_core import default_device
 import numpy as np
 import pandas as pd
+from scipy.ndimage import binary_dilation
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from ..core.errors import InputError, PatchError
@@ -145,7 +146,7 @@ def checked_windows(
     if (y == IGNORE).all(): raise SceneError(said.path, 'its checked polygons lie where the scene has no pixels')
     return Split(x), y, closed
 
-# %% ../../nbs/85_scene.checked.ipynb #f7022752
+# %% ../../nbs/85_scene.checked.ipynb #ba2845e7
 def checked_labels(
     teacher,            # gives logits, on its device; taken to the scene
     split: Split,       # windows of the scene
@@ -155,20 +156,31 @@ def checked_labels(
     stage: Stage,       # names the kept shares and the passes
     seed: int,          # of the passes
     amp: bool,          # mixed precision where the device has it
-    progress: bool      # show a bar
+    progress: bool,     # show a bar
+    rim: int = 3        # pixels around a right polygon that are background
 ) -> np.ndarray: # `(N, H, W)` uint8: 1, 0, or 255 for what is ignored
     "What the model learns from"
     dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
-    return np.where(known != IGNORE, known, np.where(closed, IGNORE, bank.labels)).astype(np.uint8)
+    around = np.stack([binary_dilation(o, iterations=rim) if o.any() else o for o in known == 1])
+    return np.where(known != IGNORE, known, np.where(closed, IGNORE, np.where(around, 0, bank.labels))).astype(np.uint8)
 
-# %% ../../nbs/85_scene.checked.ipynb #c3f8f81d
-class FrozenNorms(Callback):
-    "Batch norms go by what they remember, in training too"
+# %% ../../nbs/85_scene.checked.ipynb #e0707fe1
+class Restrained(Callback):
+    "Batch norms go by what they remember, in training too, and when it ends the weights go back a part of their way"
     run_valid = False
+    def __init__(self,
+        model,           # as it was before
+        back: float = .5 # share of the way
+    ): self.was, self.back = {k: p.detach().clone() for k, p in model.named_parameters()}, back
+
     def before_train(self):
         for m in self.model.modules():
             if isinstance(m, _BatchNorm): m.eval()
+
+    @torch.no_grad()
+    def after_fit(self):
+        for k, p in self.model.named_parameters(): p.lerp_(self.was[k].to(p.device), self.back)
 
 # %% ../../nbs/85_scene.checked.ipynb #b022d33a
 def some_patches(
@@ -182,7 +194,7 @@ def some_patches(
     if split.y is None: raise PatchError(data, "split 'train' has no masks")
     return split if len(split) <= n else split.subset(np.sort(np.random.default_rng(seed).permutation(len(split))[:n]).tolist())
 
-# %% ../../nbs/85_scene.checked.ipynb #23ee0e9e
+# %% ../../nbs/85_scene.checked.ipynb #b9b4ba34
 def adapt_checked(
     model,               # folder of a trained model, or 'starter'
     scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -224,7 +236,7 @@ def adapt_checked(
     if progress: print(there)
     patches = split.with_masks(checked_labels(net, split, known, closed, info.scaling, stage, seed, amp, progress))
     res = train_stage(stage=stage, data=dict(train=patches + extra if extra else patches), scaling=info.scaling, models=dict(student=net), out=out, seed=seed,
-                      device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, cbs=(FrozenNorms(),))
+                      device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, cbs=(Restrained(net),))
     write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene), dem=dem and str(dem), data=data and str(data),
                                       labels=str(labels), **said.counts, checked_pixels=int((known != IGNORE).sum()), windows=len(split), notes=s.notes))
     return res
