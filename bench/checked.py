@@ -3,6 +3,8 @@
     python bench/checked.py --out FOLDER       scenes 21 22 23, with 10, 20 and 40 corrections; a row at a time, so a run that was killed goes on
     python bench/checked.py --table            only the table, of the rows that there are
 
+Processes for several `--seeds` or `--corrections` may run side by side.
+
 The person is made up and works in the western half of the scene: three tenths of the corrections are landslides of the truth that the map missed (less
 than a fifth of them is mapped), the others polygons of the map, drawn by chance, which are right where most of their pixels are. What is smaller
 than four pixels nobody looks at. Rows go to bench/checked.jsonl, the table to bench/CHECKED.md.
@@ -78,7 +80,7 @@ def remap(folder, name, **kwargs):
     return scored(read(folder/f'map_{name}/mask.tif'), read(folder/'truth.tif'))
 
 
-def rows_of(seed, ns, out, size):
+def rows_of(seed, ns, out, size, control=True):
     "Rows of a scene, as they are measured"
     folder = out/f'scene_{seed}'
     scene, dem = folder/'scene.tif', folder/'dem.tif'
@@ -91,6 +93,7 @@ def rows_of(seed, ns, out, size):
             resume = (folder/f'new_{n}/run.json').exists()
             adapt_checked('starter', scene, folder/f'new_{n}', folder/f'checked_{n}.gpkg', dem=dem, progress=False, resume=resume)
         yield dict(seed=seed, size=size, what='checked', n=n, **made, seconds=round(time.perf_counter() - start), **remap(folder, f'new_{n}'))
+    if not control: return
     if not (folder/'alone/adapt.json').exists():
         adapt('starter', scene, folder/'alone', dem=dem, iters=60, lr=.001, bs=8, progress=False, resume=(folder/'alone/run.json').exists())
     yield dict(seed=seed, size=size, what='alone', **remap(folder, 'alone'))
@@ -125,13 +128,14 @@ def main():
     parser.add_argument('--corrections', nargs='+', type=int, default=(10, 20, 40))
     parser.add_argument('--size', type=int, default=1024)
     parser.add_argument('--out', type=Path, default=Path('checked_bench'))
+    parser.add_argument('--no-control', action='store_true', help='without the model that teaches itself as long')
     parser.add_argument('--table', action='store_true')
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', torch.get_num_threads())))
     known = [json.loads(o) for o in ROWS.read_text().splitlines()] if ROWS.exists() else []
     have = {(r['seed'], r['what'], r.get('n')) for r in known}
     for seed in () if args.table else args.seeds:
-        for r in rows_of(seed, args.corrections, args.out, args.size):
+        for r in rows_of(seed, args.corrections, args.out, args.size, not args.no_control):
             print(json.dumps(r), flush=True)
             if (r['seed'], r['what'], r.get('n')) in have: continue
             with open(ROWS, 'a') as f: f.write(json.dumps(r) + '\n')
