@@ -246,8 +246,10 @@ def live_hands(tmp):
     shell = lambda e, name: Shell(e).hands[name]
     steps, view = np.linspace(.1, .9, 21), MapShell(explore_map(tmp/'map'))
     return {'explore: opacity': (shell(explore(split, 'starter', kind='margin', progress=False), 'opacity'), steps),
-            'explore: the next patch, asked for the first time, kind=margin': (shell(explore(split, 'starter', kind='margin', progress=False), 'n'), range(1, 16)),
-            'explore: the next patch, asked for the first time, kind=symmetries': (shell(explore(split, 'starter', progress=False), 'n'), range(1, 16)),
+            'explore: another patch, asked for the first time, kind=margin': (
+                shell(explore(split, 'starter', kind='margin', progress=False), 'n'), range(1, 16)),
+            'explore: another patch, asked for the first time, kind=symmetries': (
+                shell(explore(split, 'starter', progress=False), 'n'), range(1, 16)),
             'bank.explore: share of landslide': (shell(bank.explore(ys), 'landslide'), steps),
             'explore_crf: reach': (shell(explore_crf(bank.prob[0], xs[0], ys[0]), 'sxy'), np.arange(5., 26.)),
             'explore_threshold': (shell(explore_threshold(bank.prob, ys, xs), 'threshold'), steps),
@@ -263,8 +265,9 @@ def bench_explore(tmp, rows):
             hand.value = v
             took.append(1000*(time.perf_counter() - start))
         most, live = float(np.quantile(took, .9)), 'symmetries' not in name
-        rows.append((f'{name}: from a hand at the slider to the new pictures as bytes', f'{np.median(took):.0f} ms', '100 ms in 9 of 10' if live else '',
-                     most <= 100 if live else None, f'{min(took):.0f} to {max(took):.0f} ms, 9 of 10 within {most:.0f} ms'))
+        rows.append((f'{name}: from a hand at the slider to the new pictures as bytes', f'{np.median(took):.0f} ms',
+                     '100 ms in 9 of 10' if live else '', most <= 100 if live else None,
+                     f'{min(took):.0f} to {max(took):.0f} ms, 9 of 10 within {most:.0f} ms'))
 
 
 def bench_crf(tmp, rows, n=245):

@@ -81,7 +81,8 @@ def test_cut_refuses_in_one_line_and_leaves_nothing(world, tmp_path, capsys):
     full.mkdir()
     (full/'a').write_text('a')
     there = sorted(o.name for o in tmp_path.iterdir())
-    for polygons, words in (('none.gpkg', ['no such file']), ('text.gpkg', ['neither a file of polygons']), ('far.gpkg', ['does not touch the scene']),
+    for polygons, words in (('none.gpkg', ['no such file']), ('text.gpkg', ['neither a file of polygons']),
+                            ('far.gpkg', ['does not touch the scene']),
                             ('points.gpkg', ['holds no polygons']), ('bare.shp', ['no coordinate reference system'])):
         refused_here(capsys, cut, *args, tmp_path/polygons, tmp_path/'out', words=[polygons, *words])
     slides = world/'slides.geojson'
@@ -136,7 +137,8 @@ def test_a_checked_map_scores_a_map(world, tmp_path, capsys):
     frame.assign(checked='maybe').to_file(tmp_path/'odd.gpkg', layer='landslides')
     frame.assign(checked=None).to_file(tmp_path/'fresh.gpkg', layer='landslides')
     frame.set_geometry(frame.geometry.translate(1e6)).to_file(tmp_path/'far.gpkg', layer='landslides')
-    for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"), ('odd', "'maybe'"), ('fresh', 'nobody has checked'), ('far', 'touches')):
+    for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"),
+                       ('odd', "'maybe'"), ('fresh', 'nobody has checked'), ('far', 'touches')):
         refused_here(capsys, score, tmp_path/'MAP', tmp_path/f'{name}.gpkg', words=[name, word])
     refused_here(capsys, score, tmp_path/'nowhere', world/'checked.gpkg', words=['nowhere'])
     refused_here(capsys, score, world/'dem.tif', world/'checked.gpkg', words=['dem.tif', 'not the mask of a map'])
@@ -174,7 +176,8 @@ def test_labels_that_cannot_be_are_one_line_and_leave_nothing(world, tmp_path, c
     frame.assign(checked=None).to_file(tmp_path/'fresh.gpkg', layer='landslides')
     frame.set_geometry(frame.geometry.translate(1e6)).to_file(tmp_path/'far.gpkg', layer='landslides')
     args = world/'model', world/'scene.tif', tmp_path/'out'
-    for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"), ('fresh', 'nobody has checked'), ('far', 'touches')):
+    for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"),
+                       ('fresh', 'nobody has checked'), ('far', 'touches')):
         refused_here(capsys, adapt_command, *args, labels=tmp_path/f'{name}.gpkg', dem=world/'dem.tif', **ARGS, words=[name, word])
     kw = dict(labels=world/'checked.gpkg', dem=world/'dem.tif')
     refused_here(capsys, adapt_command, *args, **kw, **ARGS, teacher='starter', words=['--teacher', '--labels'])

@@ -261,7 +261,8 @@ class Check:
         for name in re.findall(r'`([^`\n]+?)(?:\(\))?`', page.prose):
             if re.fullmatch(r'landslide_nb(\.\w+)+', name) and name not in self.house: yield f'`{name}` does not exist'
             elif re.fullmatch(r'\d\d_[a-z]+\.\w+', name) and f'{name}.ipynb' not in self.pages: yield f'`{name}` is no notebook'
-            elif re.fullmatch(r'(landslide_nb|nbs|tests|tools|bench)/[\w./]+', name) and not (self.root/name).exists(): yield f'`{name}` does not exist'
+            elif re.fullmatch(r'(landslide_nb|nbs|tests|tools|bench)/[\w./]+', name) and not (self.root/name).exists():
+                yield f'`{name}` does not exist'
 
     def entries(self, page):
         "Functions and classes with an entry are public, and so are methods, also those of a class that only a function makes"
