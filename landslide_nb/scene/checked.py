@@ -124,7 +124,7 @@ def score_checked(
     if n[0] == n[1]: raise SceneError(checked, f'none of its checked pixels is mapped in {path}')
     return dict(scores(*counts.tolist()), **said.counts, polygons=len(said.frame), pixels=int(n[0]), not_mapped=int(n[1]))
 
-# %% ../../nbs/85_scene.checked.ipynb #66f6ea88
+# %% ../../nbs/85_scene.checked.ipynb #9c643682
 def checked_windows(
     scene: Scene,    # to read from
     said: CheckedMap,# what a person said of its landslides
@@ -135,8 +135,8 @@ def checked_windows(
     "Windows of a scene with what is known of them; `SceneError` where no checked pixel is real"
     if min(scene.grid.shape) < PATCH: raise SceneError(scene.path, f'has no window of {PATCH} x {PATCH} pixels')
     spots = [(r, c) for r in starts(scene.grid.height, PATCH, 0) for c in starts(scene.grid.width, PATCH, 0)]
-    mine = [k for k, o in enumerate(spots) if (said(*o, PATCH, PATCH) != IGNORE).any()]
-    rest = [int(k) for k in np.random.default_rng(seed).permutation(len(spots)) if k not in {*mine}]
+    mine = dict.fromkeys(k for k, o in enumerate(spots) if (said(*o, PATCH, PATCH) != IGNORE).any())
+    rest = [int(k) for k in np.random.default_rng(seed).permutation(len(spots)) if k not in mine]
     found, others = [], max(2*len(mine), 32)
     for k in with_bar([*mine, *rest], progress, 'reading windows'):
         if len(found) == min(most, len(mine) + others): break

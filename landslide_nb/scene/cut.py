@@ -93,7 +93,7 @@ def whole_folder(
         else: os.replace(tmp, out)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../../nbs/84_scene.cut.ipynb #b791722e
+# %% ../../nbs/84_scene.cut.ipynb #759b5e2d
 class Cutter:
     "Writes windows of a scene as patches, and counts those that it leaves out"
     def __init__(self,
@@ -102,7 +102,8 @@ class Cutter:
         folder: Path,  # to write
         holes: float   # share of a window that may be holes
     ):
-        self.scene, self.truth, self.folder, self.holes, self.rows, self.out = scene, truth, folder, holes, [], dict(region=0, holes=0, empty=0)
+        self.scene, self.truth, self.folder, self.holes, self.rows = scene, truth, folder, holes, []
+        self.out, self.n = dict(region=0, holes=0, empty=0), dict.fromkeys(SPLITS, 0)
 
     def write(self,
         o: Spot,   # the window
@@ -115,7 +116,8 @@ class Cutter:
         if why == 'region' or (~ok).mean() > self.holes:
             self.out[why] += 1
             return False
-        mask, n = self.truth(*at) & ok, 1 + sum(r['split'] == split for r in self.rows)
+        self.n[split] += 1
+        mask, n = self.truth(*at) & ok, self.n[split]
         for write, a, place, stem in zip((write_patch, write_mask), (x, mask), LAYOUTS['contest'][split], ('image', 'mask')):
             write(self.folder/place/f'{stem}_{n}.h5', a)
         x, y = self.scene.grid.xy(o.row, o.col)
@@ -155,7 +157,7 @@ def write_places(
         w.writeheader()
         w.writerows(dict(o, crs=f'EPSG:{crs.to_epsg()}' if crs.to_epsg() else scene.grid.crs, scene=scene.path.name) for o in rows)
 
-# %% ../../nbs/84_scene.cut.ipynb #09198cb6
+# %% ../../nbs/84_scene.cut.ipynb #5b235543
 @dataclass
 class SceneCut:
     "What `cut_scene` wrote and what it left out; its `str` is a line to show"
@@ -175,7 +177,7 @@ class SceneCut:
         return (f'{sum(self.patches.values())} patches in {self.folder} ({split}), {100*self.landslide:.2f} % landslide' + (f'; left out: {out}' if out else '')
                 + (f'; repaired: {crossed} of the polygons, which crossed themselves' if crossed else ''))
 
-# %% ../../nbs/84_scene.cut.ipynb #380bb3c9
+# %% ../../nbs/84_scene.cut.ipynb #2e961560
 def cut_scene(
     scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
     polygons,            # outlines of its landslides: any file of polygons, in any coordinate reference system
@@ -209,5 +211,5 @@ def cut_scene(
         for k, (name, part) in enumerate(parts.items()): cut_split(cutter, part, name, empty, seed + k, progress)
         write_places(tmp/'patches.csv', s, cutter.rows)
     rows, left = cutter.rows, dict(cutter.out, beside=len(spots) - sum(map(len, parts.values())), edge=tuple((o - PATCH) % stride for o in s.grid.shape))
-    return SceneCut(Path(out), {k: sum(r['split'] == k for r in rows) for k in parts}, sum(r['landslide_pixels'] for r in rows) / (len(rows) * PATCH**2),
+    return SceneCut(Path(out), {k: cutter.n[k] for k in parts}, sum(r['landslide_pixels'] for r in rows) / (len(rows) * PATCH**2),
                     left, blocks, (truth.all, truth.near, truth.repaired))
