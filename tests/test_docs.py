@@ -88,6 +88,20 @@ def test_only_public_names_have_an_entry(docs, site, tmp_path):
     assert docs.plain_page(tmp_path/'nbs', Path('21_model.losses.ipynb')).entries == ['cross_entropy']
 
 
+@pytest.mark.parametrize('head, name', [
+    ('Heading identifiers in HTML', 'heading-identifiers-in-html'), ("Maître d'hôtel", 'maître-dhôtel'), ('*Dogs*?--in *my* house?', 'dogsin-my-house'),
+    ('[HTML], [S5], or [RTF]?', 'html-s5-or-rtf'), ('3. Applications', 'applications'), ('33', 'section'), ('Überblick', 'überblick'),
+    ('A _b_ of `c_d.__e__`', 'a-b-of-c_d.__e__'), ('Split.__add__', 'split.__add__'), ('A {#sec-b .c}', 'sec-b')])
+def test_headings_have_the_names_that_pandoc_gives_them(docs, head, name): assert docs.anchor(head) == name
+
+
+def test_imports_of_a_lesson_stand_alone(site):
+    good = 'import os, sys', 'x = 1', '#| eval: false\nimport os\nx = 1', 'def f():\n    import os', '#| export\ndef cross_entropy(): import os'
+    assert site(code=good) == []
+    fault, = site(code=['#| hide\nimport os\nx.remove(os)'])
+    assert fault == 'nbs/a.ipynb: `import os` stands in a cell with other code, which nbdev would run without the cells before it'
+
+
 def test_what_stands_under_the_subtitle_is_on_the_page(docs, tmp_path):
     write_nb(new_nb([mk_cell('# Title\n\n> Subtitle\n\nSee [there](#nowhere).', 'markdown')]), tmp_path/'a.ipynb')
     assert docs.plain_page(tmp_path, Path('a.ipynb')).prose.strip().endswith('See [there](#nowhere).')

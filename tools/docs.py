@@ -97,8 +97,9 @@ def anchor(head):
     "The name that Pandoc gives a heading"
     if explicit := re.search(r'\{#([\w.-]+)', head): return explicit[1]
     head = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', re.sub(r'\s*\{[^}]*\}\s*$', '', head))
-    head = re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', head.replace('`', '')).strip().lower())
-    return re.sub(r'^[^a-z]+', '', head)
+    head = re.sub(r'(?<!\w)_([^_]+)_(?!\w)', r'\1', head.replace('--', ''))
+    head = re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', head).strip().lower())
+    return re.sub(r'^[\W\d_]+', '', head) or 'section'
 
 
 def slug(head):
@@ -128,8 +129,9 @@ def plain_pages(nbs): return relink([plain_page(nbs, o) for o in notebooks(nbs)]
 
 
 def full_pages(root):
-    "The pages that Quarto renders, in the folder _proc: those of notebooks that have changed are made anew"
+    "The pages that Quarto renders, in the folder _proc, made anew, since a page's links depend on other notebooks and on the modules"
     refresh_quarto_yml()
+    shutil.rmtree(root/'_proc', ignore_errors=True)
     cache = proc_nbs(n_workers=1)
     pages = relink([Page(opened(read_nb(cache/o), root/'nbs'/o), o) for o in notebooks(root/'nbs')])
     for o in pages: write_nb(o.nb, cache/o.path)
@@ -204,7 +206,7 @@ class Check:
     def faults(self):
         yield from self.settings()
         for name, page in self.pages.items():
-            faults = [*self.links(page), *self.names(page), *self.entries(page)]
+            faults = [*self.links(page), *self.names(page), *self.entries(page), *self.mixed(page)]
             yield from (f'nbs/{name}: {o}' for o in dict.fromkeys(faults))
 
     def settings(self):
@@ -270,12 +272,23 @@ class Check:
             private = re.search(r'(^|\.)_(?!_)', name) if '.' in name else name not in self.house.public
             if private: yield f'an API entry for {name}, which is not public'
 
+    def mixed(self, page):
+        "Cells of a lesson that hold imports and code that needs other cells: nbdev runs them for the imports, by themselves"
+        kinds = ast.Import, ast.ImportFrom
+        for c in read_nb(self.nbs/page.path).cells:
+            if c.cell_type != 'code' or {'export', 'exports', 'exporti'} & c.directives.keys() or c.directive('eval') == 'false': continue
+            body = c.parsed_() or []
+            imports = any(isinstance(o, kinds) for t in body for o in ast.walk(t))
+            if imports and not all(isinstance(t, (*kinds, ast.FunctionDef, ast.ClassDef)) for t in body):
+                line = next(o for o in c.source.splitlines() if 'import' in o).strip()
+                yield f'`{line}` stands in a cell with other code, which nbdev would run without the cells before it'
+
 
 def main(args):
     nbs = ROOT/'nbs'
     if args == ['--sidebar']: return (nbs/'sidebar.yml').write_text(sidebar(nbs), encoding='utf-8') and None
-    pages = full_pages(ROOT)
-    faults = list(Check(ROOT, pages).faults())
+    faults = list(Check(ROOT, plain_pages(nbs)).faults()) # before nbdev runs cells, and stops at the first that it cannot
+    faults = faults or list(Check(ROOT, pages := full_pages(ROOT)).faults())
     for o in faults: print(o)
     if faults: return 1
     print(f'{len(pages)} pages, no fault')
