@@ -20,6 +20,7 @@ setup(
     classifiers=cfg['classifiers'].splitlines(),
     packages=find_packages(include=['landslide_nb', 'landslide_nb.*']),
     package_data={'landslide_nb': ['starter/*']},
+    include_package_data=False,
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'geo', 'explore', 'dask', 'accelerate', 'sentinel2', 'browser')},
