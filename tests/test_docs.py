@@ -89,7 +89,8 @@ def test_only_public_names_have_an_entry(docs, site, tmp_path):
 
 
 @pytest.mark.parametrize('head, name', [
-    ('Heading identifiers in HTML', 'heading-identifiers-in-html'), ("Maître d'hôtel", 'maître-dhôtel'), ('*Dogs*?--in *my* house?', 'dogsin-my-house'),
+    ('Heading identifiers in HTML', 'heading-identifiers-in-html'), ("Maître d'hôtel", 'maître-dhôtel'),
+    ('*Dogs*?--in *my* house?', 'dogsin-my-house'),
     ('[HTML], [S5], or [RTF]?', 'html-s5-or-rtf'), ('3. Applications', 'applications'), ('33', 'section'), ('Überblick', 'überblick'),
     ('A _b_ of `c_d.__e__`', 'a-b-of-c_d.__e__'), ('Split.__add__', 'split.__add__'), ('A {#sec-b .c}', 'sec-b')])
 def test_headings_have_the_names_that_pandoc_gives_them(docs, head, name): assert docs.anchor(head) == name
