@@ -63,7 +63,8 @@ def check(folder, n, seed):
     looked = seen.iloc[rng.permutation(len(seen))[:n - len(drawn)]].index
     said = ['right' if share(o, truth, transform) > .5 else 'wrong' for o in polygons.geometry[looked]]
     frame = polygons.assign(checked=pd.Series(said, looked, dtype=object).reindex(polygons.index).where(lambda o: o.notna(), None))
-    write_checked(folder/f'checked_{n}.gpkg', pd.concat([frame, drawn.assign(checked='right')]) if len(drawn) else frame)
+    file = folder/f'checked_{n}.gpkg' # a run that goes on asks for the very file
+    if not file.exists(): write_checked(file, pd.concat([frame, drawn.assign(checked='right')]) if len(drawn) else frame)
     return dict(right=said.count('right'), wrong=said.count('wrong'), drawn=len(drawn))
 
 

@@ -73,7 +73,7 @@ def write_checked(
         frame.assign(area_m2=frame['area_m2'].fillna(area.round(1))).to_file(tmp, layer=LAYER, driver='GPKG', engine='pyogrio')
     return Path(path)
 
-# %% ../../nbs/85_scene.checked.ipynb #e9ca4a69
+# %% ../../nbs/85_scene.checked.ipynb #a2185b25
 class CheckedMap:
     "What a person said of a map's landslides, as masks of windows; `SceneError` where nothing of it lies on the scene"
     def __init__(self,
@@ -93,6 +93,11 @@ class CheckedMap:
         try: return Shapes(self.path, self.grid, False, self.frame.geometry[which])
         except SceneError as e:
             if 'touch' not in e.fault: raise
+
+    def pixels(self):
+        "How many pixels of the scene are checked"
+        h, w = self.grid.shape
+        return sum(int((self(r, 0, min(512, h - r), w) != IGNORE).sum()) for r in range(0, h, 512))
 
     def __call__(self,
         row: int,    # first row of a window
@@ -194,7 +199,7 @@ def some_patches(
     if split.y is None: raise PatchError(data, "split 'train' has no masks")
     return split if len(split) <= n else split.subset(np.sort(np.random.default_rng(seed).permutation(len(split))[:n]).tolist())
 
-# %% ../../nbs/85_scene.checked.ipynb #b9b4ba34
+# %% ../../nbs/85_scene.checked.ipynb #4553f385
 def adapt_checked(
     model,               # folder of a trained model, or 'starter'
     scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
@@ -238,5 +243,5 @@ def adapt_checked(
     res = train_stage(stage=stage, data=dict(train=patches + extra if extra else patches), scaling=info.scaling, models=dict(student=net), out=out, seed=seed,
                       device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, cbs=(Restrained(net),))
     write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene), dem=dem and str(dem), data=data and str(data),
-                                      labels=str(labels), **said.counts, checked_pixels=int((known != IGNORE).sum()), windows=len(split), notes=s.notes))
+                                      labels=str(labels), **said.counts, checked_pixels=said.pixels(), windows=len(split), notes=s.notes))
     return res
