@@ -8,7 +8,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.map.html.md"""
 __all__ = ['SceneMap', 'map_scene']
 
 # %% ../../nbs/81_scene.map.ipynb #cf93259a
-import json, os, platform, shutil, time
+import io, json, os, platform, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,6 @@ from ..data.bands import IGNORE, PATCH
 from ..model.files import is_starter, model_folder
 from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
-from ..look.panels import png
 from .grid import Grid, geo
 from .sentinel import Scene
 from .windows import Cut, Predictor, checksum, fingerprint
@@ -139,7 +138,9 @@ class SceneMap(dict):
 
     def _repr_jpeg_(self): # a fifth of the PNG's bytes, which a notebook would keep
         file = self.folder/'quicklook.png'
-        return png((255*plt.imread(file)[..., :3]).astype(np.uint8), 'jpg') if file.exists() else None
+        if not file.exists(): return None
+        plt.imsave(out := io.BytesIO(), plt.imread(file)[..., :3], format='jpg', pil_kwargs=dict(quality=85))
+        return out.getvalue()
 
     @property
     def polygons(self): # `geopandas.GeoDataFrame`
