@@ -7,7 +7,8 @@ Docs: https://landslide-nb.github.io/landslide_nb/look.explore.html.md"""
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../../nbs/54_look.explore.ipynb #b8f93003
+# %% ../../nbs/54_look.explore.ipynb #073a3139
+import copy
 from functools import lru_cache, partial
 from pathlib import Path
 import matplotlib
@@ -51,18 +52,18 @@ class Patches:
         if not self.labelled: return None
         return read_mask(self.files[i].mask) if self.files else as_numpy(self.split.y[i])
 
-# %% ../../nbs/54_look.explore.ipynb #adced9c6
+# %% ../../nbs/54_look.explore.ipynb #b30cab58
 def opinion_of(
     model,                 # module, Learner, or folder of a model or a run, or 'starter'
     scaling: Scaling = None# known of a Learner or a folder
 ) -> tuple: # module, scaling
-    "A model that can be asked; `ValueError` where nothing says how its patches were scaled"
+    "A model that can be asked, as it is now; `ValueError` where nothing says how its patches were scaled"
     if isinstance(model, (str, Path)):
         model, info = load_run(model)
         scaling = info.scaling
     if hasattr(model, 'dls'): model, scaling = model.model, scaling or getattr(model.dls, 'scaling', None)
     if scaling is None: raise ValueError('a model needs the scaling that its patches had: give `scaling`, a Learner, or the folder of a saved model')
-    return model, scaling
+    return copy.deepcopy(model).eval(), scaling # a slider is answered while a cell may be training the model
 
 # %% ../../nbs/54_look.explore.ipynb #e8be62e8
 class Opinions:

@@ -7,7 +7,8 @@ Docs: https://landslide-nb.github.io/landslide_nb/look.explorers.html.md"""
 # %% auto #0
 __all__ = ['explore_crf', 'explore_threshold', 'explore_adapt']
 
-# %% ../../nbs/55_look.explorers.ipynb #dfaea6b9
+# %% ../../nbs/55_look.explorers.ipynb #27956561
+import copy
 from functools import lru_cache
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -106,7 +107,7 @@ def with_lines(
         res[int((1 - low - h) * len(image)):int((1 - low) * len(image)), x - 1:x + 2] = np.array(to_rgb(COLOURS[name]))*255
     return res
 
-# %% ../../nbs/55_look.explorers.ipynb #ec838839
+# %% ../../nbs/55_look.explorers.ipynb #28bb9b83
 class PseudoView:
     "The states of `PseudoBank.explore`"
     def __init__(self,
@@ -124,7 +125,7 @@ class PseudoView:
 
     def _ranked(self, kind):
         b = self.bank
-        unc = b.unc if kind == b.kind else query_teacher(b.teacher, b.dl, b.n, b.p, b.seed, b.reduce, b.amp, b.progress, b.answer, kind, b.answers)[1]
+        unc = b.unc if kind == b.kind else query_teacher(copy.deepcopy(b.teacher), b.dl, b.n, b.p, b.seed, b.reduce, b.amp, b.progress, b.answer, kind, b.answers)[1]
         edges, wide, shares = counted(unc, b.pred)
         return Ranked(b.pred, unc, self.truth), (bar_chart(edges, wide, shares, kind), edges, wide)
 
