@@ -7,13 +7,14 @@ Docs: https://landslide-nb.github.io/landslide_nb/look.explore.html.md"""
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../../nbs/54_look.explore.ipynb #073a3139
+# %% ../../nbs/54_look.explore.ipynb #9a6d33c7
 import copy
 from functools import lru_cache, partial
 from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from fastai.torch_core import default_device
 from ..core.progress import with_bar
 from ..data.bands import BANDS, IGNORE, L4S_MEANS, RGB, Scaling, rgb
 from ..data.hdf5 import read_mask, read_patch
@@ -52,14 +53,14 @@ class Patches:
         if not self.labelled: return None
         return read_mask(self.files[i].mask) if self.files else as_numpy(self.split.y[i])
 
-# %% ../../nbs/54_look.explore.ipynb #b30cab58
+# %% ../../nbs/54_look.explore.ipynb #994ee3a1
 def opinion_of(
     model,                 # module, Learner, or folder of a model or a run, or 'starter'
     scaling: Scaling = None# known of a Learner or a folder
 ) -> tuple: # module, scaling
     "A model that can be asked, as it is now; `ValueError` where nothing says how its patches were scaled"
     if isinstance(model, (str, Path)):
-        model, info = load_run(model)
+        model, info = load_run(model, default_device())
         scaling = info.scaling
     if hasattr(model, 'dls'): model, scaling = model.model, scaling or getattr(model.dls, 'scaling', None)
     if scaling is None: raise ValueError('a model needs the scaling that its patches had: give `scaling`, a Learner, or the folder of a saved model')
