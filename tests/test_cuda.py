@@ -59,3 +59,12 @@ def test_a_stage_trains_on_a_gpu(world, fields, tmp_path):
     assert np.isfinite(prob).all() and (unc >= 0).all() and unc.max() > 0
     saved = load_for_patches(tmp_path/'second')[0]
     close(predict_split(saved, world['test'], scaling, amp=False), predict_split(model, world['test'], scaling, amp=False), 1e-2)
+
+
+def test_an_explorer_asks_on_a_gpu(world):
+    from landslide_nb.look.explore import Opinions, Patches
+    patches = Patches(world['test'])
+    says = Opinions('starter', patches, kind='margin')
+    assert next(says.model.parameters()).is_cuda
+    there = predict_split(load_for_patches('starter')[0], world['test'], says.scaling, amp=False)
+    close(says(0)[0], there[0], .1) # in the lower precision
