@@ -177,9 +177,9 @@ def control_widget(
     kind = w.IntSlider if whole else w.FloatSlider
     return kind(min=lo, max=hi, step=step, continuous_update=c.live, layout=dict(width='300px'), **({} if whole else dict(readout_format='.2f')), **look)
 
-# %% ../../nbs/53_look.panels.ipynb #46eb9249
+# %% ../../nbs/53_look.panels.ipynb #fbe0049c
 def data_url(
-    image # `(h, w, 3)` uint8
+    image # `(h, w, 3)` uint8, or `(h, w, 4)` with opacity
 ) -> str:
     "An image that a page needs not ask for"
     return 'data:image/png;base64,' + base64.b64encode(png(image)).decode()

@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.explore.html.md"""
 # %% auto #0
 __all__ = ['explore_map']
 
-# %% ../../nbs/87_scene.explore.ipynb #34e22c5f
+# %% ../../nbs/87_scene.explore.ipynb #e6f9dcd0
 import base64, html
 from functools import partial
 from matplotlib import rcParams
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import InputError
-from ..look.panels import MISSING, live_kernel, png, widgets
+from ..look.panels import MISSING, data_url, live_kernel, png, widgets
 from .view import CHECKED, RADIUS, SHADES, MapView, Screen
 
 # %% ../../nbs/87_scene.explore.ipynb #fead0615
@@ -50,20 +50,14 @@ class MapExplorer:
             style = f['properties']['style']
             for ring in (o.exterior, *o.interiors): ax.plot(*(~v.screen.affine * np.array(ring.coords).T), color=style['color'], lw=style['weight']/2, ls='--' if style['dashArray'] else '-')
 
-# %% ../../nbs/87_scene.explore.ipynb #d7f0416a
-def overlay_url(
-    image # `(h, w, 4)` uint8
-) -> str:
-    "A picture that a page needs not ask for"
-    return 'data:image/png;base64,' + base64.b64encode(png(image)).decode()
-
+# %% ../../nbs/87_scene.explore.ipynb #c4cbc19f
 class MapShell:
     "Widgets around a map"
     def __init__(self, explorer: MapExplorer):
         w, lf = widgets()
         self.view, self.picked, v = explorer.view, None, explorer.view
-        self.base = lf.ImageOverlay(url=overlay_url(v.image('composite')), bounds=v.screen.bounds, name='composite')
-        self.over = lf.ImageOverlay(url=overlay_url(v.image('landslides', v.threshold)), bounds=v.screen.bounds, name='layer', opacity=.5)
+        self.base = lf.ImageOverlay(url=data_url(v.image('composite')), bounds=v.screen.bounds, name='composite')
+        self.over = lf.ImageOverlay(url=data_url(v.image('landslides', v.threshold)), bounds=v.screen.bounds, name='layer', opacity=.5)
         self.polygons = lf.GeoJSON(data=v.geojson(), hover_style=dict(fillOpacity=.6), name='polygons')
         self.polygons.on_click(lambda event=None, feature=None, id=None, properties=None, **kwargs: self.pick((properties or feature['properties'])['i']))
         (south, west), (north, east) = v.screen.bounds
@@ -87,7 +81,7 @@ class MapShell:
         self.widget.add_class('landslide-map')
         self.tell('click a polygon; draw one that is missing')
 
-# %% ../../nbs/87_scene.explore.ipynb #0420585e
+# %% ../../nbs/87_scene.explore.ipynb #8fc98f0b
 @patch
 def tell(self:MapShell, text): self.text.value = html.escape(text)
 
@@ -97,7 +91,7 @@ def update(self:MapShell, change=None):
     at = {k: o.value for k, o in self.hands.items()}
     self.over.opacity = at['opacity']
     if change is None or change['owner'] is not self.hands['opacity']:
-        self.over.url = overlay_url(self.view.image(at['layer'], at['threshold'], at.get('swipe', 1.)))
+        self.over.url = data_url(self.view.image(at['layer'], at['threshold'], at.get('swipe', 1.)))
         self.polygons.data = self.view.geojson(at['threshold'])
 
 @patch
