@@ -217,7 +217,7 @@ def score(
     "Precision, recall, F1 and IoU of the landslide class, all pixels pooled; of a map, over the polygons that a person checked"
     with one_line_errors('landslide-score'), skipping('landslide-score', skip_bad) as bad:
         from pathlib import Path
-        if Path(truth).is_file() or Path(truth).suffix.lower() in ('.gpkg', '.geojson', '.shp'):
+        if Path(truth).suffix.lower() in ('.gpkg', '.geojson', '.shp') or Path(truth).is_file() and (Path(pred)/'mask.tif').exists():
             from landslide_nb.scene.checked import score_checked
             s = score_checked(pred, truth)
             return print(dumps(s) if json else checked_table(s))
