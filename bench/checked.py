@@ -6,9 +6,9 @@
 Processes for several `--seeds` or `--corrections` may run side by side.
 
 The person is made up and works in the western half of the scene: three tenths of the corrections are landslides of the truth that the
-map missed (less
-than a fifth of them is mapped), the others polygons of the map, drawn by chance, which are right where most of their pixels are. What is smaller
-than four pixels nobody looks at. Rows go to bench/checked.jsonl, the table to bench/CHECKED.md.
+map missed (less than a fifth of them is mapped), the others polygons of the map, drawn by chance, which are right where most of their
+pixels are. What is
+smaller than four pixels nobody looks at. Rows go to bench/checked.jsonl, the table to bench/CHECKED.md.
 """
 import argparse
 import json
