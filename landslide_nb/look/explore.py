@@ -66,7 +66,7 @@ def opinion_of(
     if scaling is None: raise ValueError('a model needs the scaling that its patches had: give `scaling`, a Learner, or the folder of a saved model')
     return copy.deepcopy(model).eval(), scaling # a slider is answered while a cell may be training the model
 
-# %% ../../nbs/54_look.explore.ipynb #e8be62e8
+# %% ../../nbs/54_look.explore.ipynb #569d8d75
 class Opinions:
     "What a model says of patches: probability and uncertainty, asked once for each"
     def __init__(self,
@@ -75,16 +75,18 @@ class Opinions:
         scaling: Scaling = None,# the model's, known of a Learner or a folder
         kind: str = 'symmetries'# of `UNCERTAINTIES`
     ):
-        (self.model, self.scaling), self.patches, self.kind, self.known = opinion_of(model, scaling), patches, kind, {}
+        (self.model, self.scaling), self.patches, self.kind = opinion_of(model, scaling), patches, kind
+        self.ask = lru_cache(512)(self._ask) # some 64 MB
 
     def __call__(self,
         i: int # position of a patch
     ) -> tuple: # probability and uncertainty, `(H, W)` float32
         "What the model says of it"
-        if i not in self.known:
-            x = self.scaling.encode(torch.as_tensor(np.asarray(self.patches.read(i)[0]), dtype=torch.float32)[None])
-            with evaluating(self.model): self.known[i] = tuple(o[0] for o in query_batch(self.model, x, kind=self.kind, seed=0))
-        return self.known[i]
+        return self.ask(int(i))
+
+    def _ask(self, i):
+        x = self.scaling.encode(torch.as_tensor(np.asarray(self.patches.read(i)[0]), dtype=torch.float32)[None])
+        with evaluating(self.model): return tuple(o[0] for o in query_batch(self.model, x, kind=self.kind, seed=0))
 
 # %% ../../nbs/54_look.explore.ipynb #19b6a820
 def cross_entropy(

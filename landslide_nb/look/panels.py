@@ -57,7 +57,7 @@ def chart(
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-# %% ../../nbs/53_look.panels.ipynb #58b94ade
+# %% ../../nbs/53_look.panels.ipynb #efd30137
 @dataclass
 class Control:
     "Something that a hand may change"
@@ -65,7 +65,6 @@ class Control:
     among: object = None# `(lowest, highest, step)` for a slider, a list or dict for a choice, None for a tick box, () for what clicks change
     label: str = None   # beside it, its name by default
     note: str = ''      # what it does
-    live: bool = True   # whether it draws while a slider is moved, or when it is let go
 
 # %% ../../nbs/53_look.panels.ipynb #292c03a3
 @patch
@@ -82,8 +81,36 @@ def check(self:Control,
         raise ValueError(f'{name} lies between {self.among[0]:g} and {self.among[1]:g}, not at {value:g}')
     return value
 
-# %% ../../nbs/53_look.panels.ipynb #324db72b
-class Explorer:
+# %% ../../nbs/53_look.panels.ipynb #2d1e8898
+MISSING = "{} is not installed, so this picture stands still: pip install 'landslide_nb[explore]'"
+
+def live_kernel() -> bool:
+    "Whether a notebook's kernel runs this, which can answer a slider"
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
+    return getattr(shell, 'kernel', None) is not None
+
+def widgets():
+    "ipywidgets and ipyleaflet, ready for the notebook that runs them; `ImportError` names the one that is missing"
+    import ipyleaflet, ipywidgets
+    if 'google.colab' in sys.modules: sys.modules['google.colab'].output.enable_custom_widget_manager()
+    return ipywidgets, ipyleaflet
+
+# %% ../../nbs/53_look.panels.ipynb #c10447f9
+class Shown:
+    "Widgets where a kernel can answer them, a still picture elsewhere; a subclass has `still()`, its picture, and `on_screen()`, a shell with a `widget`"
+    shell = None # once it was on a screen
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        res = {'text/plain': repr(self), 'image/jpeg': base64.b64encode(png(self.still(), 'jpg')).decode()}
+        if not live_kernel(): return res
+        try: self.shell = self.shell or self.on_screen()
+        except ImportError as e:
+            print(MISSING.format(e.name))
+            return res
+        return {**res, **self.shell.widget._repr_mimebundle_()}
+
+# %% ../../nbs/53_look.panels.ipynb #e6c5c06e
+class Explorer(Shown):
     "Panels that are drawn from a state, and controls that change it: sliders where ipywidgets is installed, a still picture where not"
     def __init__(self,
         draw,           # called with the state; returns panels by name: `(H, W, 3)` images or text
@@ -92,12 +119,12 @@ class Explorer:
         clickable: tuple = (), # panels that can be clicked
         settle = lambda changes: changes # called with the changes of a hand; returns them with what follows from them
     ):
-        self.draw, self.controls, self.click, self.clickable, self.settle, self.watching = draw, controls, click, clickable, settle, []
+        self.draw, self.controls, self.click, self.clickable, self.settle = draw, controls, click, clickable, settle
         self.state = {k: c.value for k, c in controls.items()}
 
     def __repr__(self): return f'Explorer({", ".join(f"{k}={v!r}" for k, v in self.state.items())})'
 
-# %% ../../nbs/53_look.panels.ipynb #8cbc9cf0
+# %% ../../nbs/53_look.panels.ipynb #aa761702
 @patch
 def set(self:Explorer,
     **changes # of the state
@@ -105,7 +132,7 @@ def set(self:Explorer,
     "Change the state as a hand would, in widgets on the screen too; `ValueError` for what the controls cannot be; returns the explorer"
     for k in changes.keys() - self.controls.keys(): raise ValueError(f'there is no {k}, only {", ".join(self.controls)}')
     self.state = {**self.state, **{k: self.controls[k].check(k, v) for k, v in self.settle(changes).items()}}
-    for o in self.watching: o()
+    if self.shell: self.shell.update()
     return self
 
 @patch
@@ -145,21 +172,7 @@ def still(self:Explorer,
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-# %% ../../nbs/53_look.panels.ipynb #2d1e8898
-MISSING = "{} is not installed, so this picture stands still: pip install 'landslide_nb[explore]'"
-
-def live_kernel() -> bool:
-    "Whether a notebook's kernel runs this, which can answer a slider"
-    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    return getattr(shell, 'kernel', None) is not None
-
-def widgets():
-    "ipywidgets and ipyleaflet, ready for the notebook that runs them; `ImportError` names the one that is missing"
-    import ipyleaflet, ipywidgets
-    if 'google.colab' in sys.modules: sys.modules['google.colab'].output.enable_custom_widget_manager()
-    return ipywidgets, ipyleaflet
-
-# %% ../../nbs/53_look.panels.ipynb #394046ec
+# %% ../../nbs/53_look.panels.ipynb #4ce57b7f
 def control_widget(
     name: str, # of the control
     c: Control,# what may be set
@@ -175,7 +188,7 @@ def control_widget(
     lo, hi, step = c.among
     whole = all(isinstance(o, int) for o in c.among)
     kind = w.IntSlider if whole else w.FloatSlider
-    return kind(min=lo, max=hi, step=step, continuous_update=c.live, layout=dict(width='300px'), **({} if whole else dict(readout_format='.2f')), **look)
+    return kind(min=lo, max=hi, step=step, layout=dict(width='300px'), **({} if whole else dict(readout_format='.2f')), **look)
 
 # %% ../../nbs/53_look.panels.ipynb #fbe0049c
 def data_url(
@@ -210,7 +223,7 @@ class Still:
     def __init__(self, image, w): self.widget = w.Image(value=png(image), format='png', layout=w.Layout(width=f'{image.shape[1]}px', height=f'{image.shape[0]}px'))
     def show(self, image): self.widget.value = png(image)
 
-# %% ../../nbs/53_look.panels.ipynb #fe0515ac
+# %% ../../nbs/53_look.panels.ipynb #b1113342
 class Shell:
     "Widgets around an explorer"
     def __init__(self,
@@ -228,7 +241,7 @@ class Shell:
         self.fault = w.HTML()
         self.widget = w.VBox([w.HBox(list(self.hands.values()), layout=row), w.HBox(titled, layout=row), *(self.parts[k] for k in panels if isinstance(panels[k], str)), self.fault])
         self.widget.add_class('landslide-explorer')
-        explorer.watching.append(self.update)
+        explorer.shell = self
 
     def moved(self, name, change):
         "A hand was at a control"
@@ -249,12 +262,6 @@ def text_html(
     "Text as a page shows it"
     return f'<div style="line-height: 1.4; white-space: pre-wrap; user-select: text">{html.escape(text)}</div>'
 
-# %% ../../nbs/53_look.panels.ipynb #611d3f04
+# %% ../../nbs/53_look.panels.ipynb #61814b14
 @patch
-def _repr_mimebundle_(self:Explorer, include=None, exclude=None):
-    res = {'text/plain': repr(self), 'image/jpeg': base64.b64encode(png(self.still(), 'jpg')).decode()}
-    if not live_kernel(): return res
-    try: return {**res, **Shell(self).widget._repr_mimebundle_()}
-    except ImportError as e:
-        print(MISSING.format(e.name))
-        return res
+def on_screen(self:Explorer): return Shell(self)

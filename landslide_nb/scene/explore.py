@@ -7,8 +7,8 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.explore.html.md"""
 # %% auto #0
 __all__ = ['explore_map']
 
-# %% ../../nbs/87_scene.explore.ipynb #e6f9dcd0
-import base64, html
+# %% ../../nbs/87_scene.explore.ipynb #4453b224
+import html
 from functools import partial
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import InputError
-from ..look.panels import MISSING, data_url, live_kernel, png, widgets
+from ..look.panels import Shown, data_url, widgets
 from .view import CHECKED, RADIUS, SHADES, MapView, Screen
 
-# %% ../../nbs/87_scene.explore.ipynb #fead0615
-class MapExplorer:
+# %% ../../nbs/87_scene.explore.ipynb #fbdca304
+class MapExplorer(Shown):
     "A finished map to move about in, and to check; `view` holds layers and polygons"
     def __init__(self,
         view: MapView,  # of the map
@@ -81,18 +81,17 @@ class MapShell:
         self.widget.add_class('landslide-map')
         self.tell('click a polygon; draw one that is missing')
 
-# %% ../../nbs/87_scene.explore.ipynb #8fc98f0b
+# %% ../../nbs/87_scene.explore.ipynb #14649f94
 @patch
 def tell(self:MapShell, text): self.text.value = html.escape(text)
 
 @patch
-def update(self:MapShell, change=None):
+def update(self:MapShell, change):
     "Show what the hands say now"
-    at = {k: o.value for k, o in self.hands.items()}
-    self.over.opacity = at['opacity']
-    if change is None or change['owner'] is not self.hands['opacity']:
-        self.over.url = data_url(self.view.image(at['layer'], at['threshold'], at.get('swipe', 1.)))
-        self.polygons.data = self.view.geojson(at['threshold'])
+    at, hand = {k: o.value for k, o in self.hands.items()}, change['owner']
+    if hand is self.hands['opacity']: self.over.opacity = at['opacity']
+    else: self.over.url = data_url(self.view.image(at['layer'], at['threshold'], at.get('swipe', 1.)))
+    if hand is self.hands['threshold']: self.polygons.data = self.view.geojson(at['threshold'])
 
 @patch
 def pick(self:MapShell, i):
@@ -134,15 +133,9 @@ def zoom_for(
     "The zoom at which all of it is seen, in quarters"
     return float(np.floor(4*np.log2(2*np.pi*RADIUS / 256 * pixels / (screen.size[0] * screen.pixel))) / 4)
 
-# %% ../../nbs/87_scene.explore.ipynb #4b25048b
+# %% ../../nbs/87_scene.explore.ipynb #86e834d5
 @patch
-def _repr_mimebundle_(self:MapExplorer, include=None, exclude=None):
-    res = {'text/plain': repr(self), 'image/jpeg': base64.b64encode(png(self.still(), 'jpg')).decode()}
-    if not live_kernel(): return res
-    try: return {**res, **MapShell(self).widget._repr_mimebundle_()}
-    except ImportError as e:
-        print(MISSING.format(e.name))
-        return res
+def on_screen(self:MapExplorer): return MapShell(self)
 
 def explore_map(
     folder,        # of a finished map

@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.view.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/86_scene.view.ipynb #5373e57e
+# %% ../../nbs/86_scene.view.ipynb #e59f765a
 from pathlib import Path
 import matplotlib
 import matplotlib.image
@@ -17,7 +17,7 @@ from ..core.errors import InputError
 from ..look.images import COLOURS
 from .grid import Grid, geo
 from .map import SceneMap
-from .checked import write_checked
+from .checked import read_checked, write_checked
 
 # %% ../../nbs/86_scene.view.ipynb #1f59fff0
 RADIUS = 6378137.
@@ -89,17 +89,18 @@ class MapView:
         res = np.stack([self.screen.warped(im[np.ix_(*at)][..., c], nearest=True) for c in range(3)], -1)
         return np.dstack([np.nan_to_num(res), 255*np.isfinite(res[..., 0])]).astype(np.uint8)
 
-# %% ../../nbs/86_scene.view.ipynb #52201418
+# %% ../../nbs/86_scene.view.ipynb #d8659382
 @patch
 def resumed(self:MapView,
     frame # polygons of the map
 ): # `geopandas.GeoDataFrame` with `checked`
     "The polygons with the marks that were saved beside the map, and those that were drawn"
-    import geopandas, pandas
+    import pandas
     frame['checked'] = '' # nothing, in a column that stays one of words
     if not (self.folder/CHECKED).exists(): return frame
-    known = geopandas.read_file(self.folder/CHECKED).to_crs(frame.crs)
-    same = {o.normalize().wkb: v for o, v in zip(known.geometry, known['checked']) if isinstance(v, str)}
+    known = read_checked(self.folder/CHECKED).explode(ignore_index=True).to_crs(frame.crs) # another program may have made them multipolygons
+    known = known[known['checked'].notna()]
+    same = {o.normalize().wkb: v for o, v in zip(known.geometry, known['checked'])}
     keys = [o.normalize().wkb for o in frame.geometry]
     frame['checked'] = [same.get(k, '') for k in keys]
     drawn = known[[o.normalize().wkb not in set(keys) for o in known.geometry]]
