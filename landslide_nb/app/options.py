@@ -12,7 +12,7 @@ import errno, shlex, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import noop
-from ..core.errors import InputError
+from ..core.errors import InputError, InputWarning
 
 # %% ../../nbs/92_app.options.ipynb #965c23a0
 def plain_output():
@@ -43,12 +43,18 @@ def one_line_errors(
 ):
     "Turn a user's mistake into one line and exit status 1, an interrupt into status 130; bugs keep their traceback"
     plain_output()
+    shown = warnings.showwarning
+    def show(message, category, *args, **kwargs):
+        if issubclass(category, InputWarning): print(f'{command}: warning: {message}', file=sys.stderr)
+        else: shown(message, category, *args, **kwargs)
+    warnings.showwarning = show
     try: yield
     except (InputError, *NOT_THERE) as e: give_up(command, e)
     except OSError as e: # whatever else the file system says of a file, such as that its name is too long
         if e.filename is None and e.errno not in DISK_FAULTS: raise
         give_up(command, e)
     except KeyboardInterrupt: give_up(command, 'interrupted', 130)
+    finally: warnings.showwarning = shown
 
 # %% ../../nbs/92_app.options.ipynb #395cf786
 @contextmanager

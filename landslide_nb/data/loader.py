@@ -171,6 +171,22 @@ def held_out(
     order = np.random.default_rng(seed).permutation(len(split))
     return split.subset(np.sort(order[n:])), split.subset(np.sort(order[:n]))
 
+# %% ../../nbs/19_data.loader.ipynb #8c17d71f
+def hold_back(
+    split: Split, # labelled, in the order of their numbers
+    share: float, # of the patches, in blocks
+    rim: int = 2  # patches beside a block that are left out altogether
+) -> tuple: # two splits: to train on, and held back
+    "Blocks of neighbours to report on, eight at most, spread evenly; `ValueError` where less than a block would be held back, or nothing would be left"
+    n = round(share * len(split))
+    blocks = min(max(n // 8, 1), 8)
+    edges = [round((i + .5) / blocks * len(split) - n / blocks / 2) for i in range(blocks)]
+    held = {k for a in edges for k in range(a, a + n // blocks)}
+    near = {k + d for k in held for d in range(-rim, rim + 1)}
+    rest = [k for k in range(len(split)) if k not in near]
+    if not held or not rest: raise ValueError(f'{share:g} of {len(split)} patches: {len(held)} would be held back, and {len(rest)} be left to train on')
+    return split.subset(rest), split.subset(sorted(held))
+
 # %% ../../nbs/19_data.loader.ipynb #138b76d7
 def labelled(
     source,        # see `as_split`

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from fastcore.basics import patch
 from ..data.bands import IGNORE, RGB, Scaling, rgb
 from ..data.loader import as_split
-from ..model.metrics import confusion, scores
+from ..model.metrics import confusion, scores, threshold_scores
 from ..model.uncertainty import UNCERTAINTIES
 from ..predict.crf import CRFParams, dense_crf
 from ..predict.probabilities import predict_split, query_teacher
@@ -190,19 +190,6 @@ def explore_crf(
         compat_smooth=Control(p.compat_smooth, (0., 10., .5), 'weight of smoothness'), sxy_smooth=Control(p.sxy_smooth, (.5, 10., .5), 'its reach, pixels'),
         iters=Control(p.iters, (0, 20, 1), 'iterations'), guide_bands=Control(RGB, guides, 'guide'))
     return Explorer(lambda **state: crf_panels(prob, x, None if truth is None else as_numpy(truth), threshold, backend, **state), controls)
-
-# %% ../../nbs/55_look.explorers.ipynb #e2bcd072
-def threshold_scores(
-    probs, # `(N, H, W)` probabilities
-    truth, # `(N, H, W)` masks; 255 is ignored
-    steps: int = 200 # thresholds
-) -> dict: # arrays of `steps` thresholds, precision, recall and F1 of what is above them
-    "Scores at every threshold; nan where a precision is not defined"
-    t = np.arange(steps) / steps
-    bins = np.ceil(as_numpy(probs).astype(np.float64) * steps - 1e-9).astype(int).clip(0, steps) # above t[i]: bin > i
-    hits, alarms = (np.bincount(bins[as_numpy(truth) == c], minlength=steps + 1) for c in (1, 0))
-    tp, fp = (o.sum() - np.cumsum(o)[:-1] for o in (hits, alarms))
-    with np.errstate(invalid='ignore', divide='ignore'): return dict(threshold=t, precision=tp / (tp + fp), recall=tp / max(hits.sum(), 1), f1=2*tp / (tp + fp + hits.sum()))
 
 # %% ../../nbs/55_look.explorers.ipynb #320a8353
 def threshold_panels(

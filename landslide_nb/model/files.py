@@ -8,7 +8,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/model.files.html.md"""
 __all__ = ['ModelError', 'save_model', 'load_model']
 
 # %% ../../nbs/24_model.files.ipynb #660e7ad6
-import json
+import json, warnings
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import nn
 from .. import __version__
-from ..core.errors import InputError, file_fault
+from ..core.errors import InputError, InputWarning, file_fault
 from ..core.files import atomic_path
 from ..data.bands import BANDS, N_BANDS, Scaling
 from .dropout import dropout_site
@@ -61,6 +61,11 @@ class ModelInfo:
         stage = self.recipe.get('stage') if isinstance(self.recipe, dict) else None
         p = stage.get('radiometry') if isinstance(stage, dict) else None
         return float(p) if isinstance(p, (int, float)) and 0 <= p <= 1 else 0.
+
+    @property
+    def distorted(self):
+        "Whether its batch norms remember the dropout of its training, and were not measured again since (training with radiometric augmentation ended so)"
+        return self.config['drop'] > 0 and not self.radiometry
 
 # %% ../../nbs/24_model.files.ipynb #dbb78791
 FORMAT = 2
@@ -236,4 +241,7 @@ def load_for_patches(
     if info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
     if (kind := (info.config['in_channels'], info.config['classes'])) != (N_BANDS, 2):
         raise ModelError(path, 'the model takes {} bands and gives {} classes, expected 14 and 2'.format(*kind))
+    if info.distorted:
+        warnings.warn(f'{path}: trained with dropout in front of its batch norms, so it may find far too little; '
+                      'landslide-repair MODEL DATA OUT measures them again on labelled patches of its regions', InputWarning, stacklevel=2)
     return net, info

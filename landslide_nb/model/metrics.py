@@ -129,6 +129,19 @@ def calibration(
     table['prob'], table['share'] = p[has] / n[has], t[has] / n[has]
     return table, float(np.abs(p - t).sum() / n.sum())
 
+# %% ../../nbs/22_model.metrics.ipynb #643eb7d8
+def threshold_scores(
+    probs, # landslide probabilities, any shape: tensor or array
+    truth, # masks of the same shape; 255 is ignored
+    steps: int = 200 # thresholds
+) -> dict: # arrays of `steps` thresholds, precision, recall and F1 of what is above them
+    "Scores at every threshold; nan where a precision is not defined"
+    t, truth = np.arange(steps) / steps, as_flat(truth)
+    bins = np.ceil(as_flat(probs).astype(np.float64) * steps - 1e-9).astype(int).clip(0, steps) # above t[i]: bin > i
+    hits, alarms = (np.bincount(bins[truth == c], minlength=steps + 1) for c in (1, 0))
+    tp, fp = (o.sum() - np.cumsum(o)[:-1] for o in (hits, alarms))
+    with np.errstate(invalid='ignore', divide='ignore'): return dict(threshold=t, precision=tp / (tp + fp), recall=tp / max(hits.sum(), 1), f1=2*tp / (tp + fp + hits.sum()))
+
 # %% ../../nbs/22_model.metrics.ipynb #5e33c12b
 def errors_by_rank(
     unc: np.ndarray,  # `(N,)`, larger is less sure

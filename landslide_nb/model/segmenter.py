@@ -14,7 +14,7 @@ from torch import nn
 import torch
 import torch.nn.functional as F
 from ..data.bands import N_BANDS, PATCH, RGB, band_index
-from .dropout import DROP, dropout_site, first_conv
+from .dropout import dropout_site, first_conv
 
 # %% ../../nbs/23_model.segmenter.ipynb #1cb7ce7e
 def standardises(
@@ -165,8 +165,9 @@ def make_net(
     try:
         if arch == 'hrnet': return HRNet(backbone, bands, classes, pretrained)
         import segmentation_models_pytorch as smp
+        still = dict(decoder_aspp_dropout=0.) if arch in ('deeplabv3', 'deeplabv3plus') else {}
         return smp.create_model(arch, encoder_name=f'tu-{backbone}', encoder_weights='imagenet' if pretrained else None,
-                                in_channels=bands, classes=classes)
+                                in_channels=bands, classes=classes, **still)
     except (TypeError, ValueError, AssertionError) as e: raise ValueError(f'{arch} cannot take {backbone!r}: {e}') from None
 
 # %% ../../nbs/23_model.segmenter.ipynb #d9709522
@@ -177,7 +178,7 @@ def create_segmenter(
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
     zoom: float = 1.,           # magnification of patches that augmentation has not magnified: training size / patch size
-    drop: float = DROP          # dropout after the first convolution in training, 0 for none
+    drop: float = 0.            # dropout after the first convolution in training; it distorts the batch norms behind it, see `model.dropout`
 ) -> Segmenter:
     "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"
     check_choice(arch, backbone, in_channels, pretrained)

@@ -40,7 +40,7 @@ def load_pair(
 
 # %% ../../nbs/83_scene.adapt.ipynb #1d4e0e5f
 def own_stage(
-    info: ModelInfo, # of the student: its architecture, backbone, zoom and dropout, and the light it was trained under
+    info: ModelInfo, # of the student: its architecture, backbone and zoom, and the radiometric augmentation it was trained under
     iters: int,      # iterations
     lr: float,       # learning rate at the start
     bs: int,         # labelled patches a batch, and as many windows
@@ -49,7 +49,7 @@ def own_stage(
 ) -> Stage:
     "The stage that goes on with a model"
     config = info.config
-    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), train_drop=config['drop'],
+    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH),
                name='adapted', init='student', unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean',
                iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
     if labelled: own.update(teacher='teacher', radiometry=info.radiometry)

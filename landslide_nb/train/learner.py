@@ -23,7 +23,6 @@ from ..data.bands import N_BANDS, PATCH, Scaling
 from ..data.block import BandImage, BatchAugment, LandslideMask, ScaleBands
 from ..data.store import Split
 from ..data.loader import SplitDL
-from ..model.dropout import DROP
 from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
 from ..model.segmenter import create_segmenter
@@ -82,7 +81,7 @@ def landslide_learner(
     backbone: str = 'resnet34',   # timm model
     arch: str = 'deeplabv3plus',  # see `create_segmenter`
     pretrained: bool = False,     # ImageNet weights for the backbone, fetched from the hub
-    drop: float = DROP,           # dropout after the first convolution in training
+    drop: float = 0.,             # dropout after the first convolution in training; it distorts the batch norms behind it
     loss_func = None,             # `JaccardCE` by default
     metrics = None,               # precision, recall, F1 and IoU of the landslides, pooled over the patches, by default
     opt_func = None,              # SGD with Nesterov momentum by default

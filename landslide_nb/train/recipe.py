@@ -52,7 +52,7 @@ class Stage:
     keep: tuple = (.9, .7)          # share kept of background and landslide pixels
     passes: int = 10                # stochastic passes of the teacher
     drop: float = DROP              # dropout probability of these passes
-    train_drop: float = DROP        # and of the same site in training, 0 for none (open in the paper)
+    train_drop: float = 0.          # and of the same site in training (open in the paper); it distorts the batch norms behind it
     weight: float = 1.              # of the unlabelled half's loss
     refresh: int|None = None        # ask the teacher anew every so many reports
     uncertainty: str = 'logits'     # kind of uncertainty that ranks pixels, of `UNCERTAINTIES`

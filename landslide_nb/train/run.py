@@ -9,6 +9,7 @@ __all__ = ['read_data', 'run_recipe']
 
 # %% ../../nbs/66_train.run.ipynb #c8608831
 import json, time
+from dataclasses import asdict
 from pathlib import Path
 from fastai.torch_core import default_device, rank_distrib
 import torch
@@ -16,8 +17,10 @@ from ..core.errors import PatchError
 from ..core.files import write_json
 from ..core.precision import amp_dtype
 from ..data.folders import SPLITS
-from ..data.store import on_device, read_split
+from ..data.loader import hold_back
+from ..data.store import Split, on_device, read_split
 from ..model.files import load_for_patches, load_model
+from ..predict.indomain import InDomain, in_domain
 from ..predict.probabilities import evaluate
 from .recipe import Recipe, RecipeError, Stage
 from .processes import wait_for_processes
@@ -104,6 +107,19 @@ def begun_from(
         if (s.arch, s.backbone) != kind: raise RecipeError(f'stage {s.name!r} cannot start from the starter, which is {" ".join(kind)}')
     return dict(starter=model), info.scaling
 
+# %% ../../nbs/66_train.run.ipynb #a783d736
+def split_train(
+    root,          # where the patches are from, for messages
+    train: Split,  # labelled
+    holdout: float # share to hold back
+) -> tuple: # patches to train on; patches to report on, None where nothing is held back
+    "`hold_back`, or all to train on; `PatchError` where what is held back could tell nothing"
+    if not holdout: return train, None
+    try: train, held = hold_back(train, holdout)
+    except ValueError as e: raise PatchError(root, f'holdout: {e}') from None
+    if not any((y == 1).any() for y in held.y): raise PatchError(root, f'holdout: none of the {len(held)} patches that would be held back holds a landslide')
+    return train, held
+
 # %% ../../nbs/66_train.run.ipynb #2daa773e
 def run_recipe(
     root,           # data folder in either layout, or a packed store
@@ -116,14 +132,16 @@ def run_recipe(
     progress: bool = True, # show bars and tables
     resume: bool = False,  # go on with a run that was killed; a different recipe, data set or seed raises `RecipeError`
     checkpoint: float = 120,# seconds between two checkpoints
-    bad: list = None # takes the faults of patches that are left out; without it the first is raised
+    bad: list = None, # takes the faults of patches that are left out; without it the first is raised
+    holdout: float = 0. # share of the labelled patches to hold back, in blocks, and to report on after each stage
 ) -> dict: # the summary that is also written
     "Run a recipe's stages in order; a folder that already holds a run is refused unless it is to be resumed"
     out, progress = Path(out), progress and not rank_distrib()
     if (out/'summary.json').exists() and not resume: raise RecipeError(f'{out} already holds a finished run')
     data = read_data(root, recipe, truth, progress, bad)
     precision = str(amp_dtype(device or default_device()) if amp else None).removeprefix('torch.')
-    about = dict(recipe=recipe.to_dict(), seed=seed, precision=precision, split={k: v.digest() for k, v in data.items()})
+    about = dict(recipe=recipe.to_dict(), seed=seed, precision=precision, split={k: v.digest() for k, v in data.items()}, **(dict(holdout=holdout) if holdout else {}))
+    data['train'], held = split_train(root, data['train'], holdout)
     done = begin_run(out, about, resume)
     if (out/'summary.json').exists(): return json.loads((out/'summary.json').read_text(encoding='utf-8'))
     models, scaling = begun_from(recipe, device)
@@ -140,6 +158,8 @@ def run_recipe(
         models[stage.name] = train_stage(stage, data, scaling, models, out/stage.name, seed + i, device, amp, progress, resume, checkpoint)
         scores = {k: evaluate(models[stage.name], v, scaling, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
         done[stage.name] = dict(scores=scores, seconds=round(time.perf_counter() - start, 1))
+        if held: done[stage.name]['in_domain'] = asdict(in_domain(models[stage.name], held, scaling, amp=amp))
+        if held and progress: print(InDomain(**done[stage.name]['in_domain']))
         if not rank_distrib(): write_json(out/'run.json', dict(about, stages=done))
     if not rank_distrib(): write_json(out/'summary.json', summary)
     return summary
