@@ -392,7 +392,7 @@ def adapt_command(
     bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
     offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
     teacher: str = None,  # folder of another model that makes the pseudo labels, MODEL itself by default
-    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, and none for the starter or where the scene shows no shift; 60 with --labels
+    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, and none for the starter; 60 with --labels
     lr: float = None,     # learning rate at the start, .005 by default, .001 with --labels
     bs: int = None,       # labelled patches a batch, and as many windows of the scene, 16 by default; with --labels windows, 8
     windows: int = 2000,  # windows of the scene to learn from, at most

@@ -35,11 +35,13 @@ def shift_and_noise(
 
 # %% ../../nbs/35_predict.region.ipynb #d26d9cce
 def shift_weight(
+    n: int,       # patches of the region
     moved: float, # squared distance of the region's mean, in the source's variances
     noise: float  # of that distance, what chance alone makes
 ) -> float: # 0 to 1
-    "How far to go to a region's statistics: positive-part James-Stein, after half a standard deviation for composition"
-    return max(0., 1 - (3*noise + .25) / max(moved, 1e-12))
+    "How far to go to a region's statistics: by the number of patches, half at most for another composition, further for another light (James-Stein)"
+    by_number = max(0., 1 - 4/n)
+    return max(by_number if moved < 6*noise else min(by_number, .5), 1 - (2*noise + .25) / max(moved, 1e-12))
 
 # %% ../../nbs/35_predict.region.ipynb #ef83edd9
 def way_for(
@@ -100,7 +102,7 @@ def looks_wrong(
 @dataclass
 class Adaptation:
     "What became of a model that was to be adapted to a region"
-    outcome: str            # 'adapted', 'as asked', 'no shift', 'collapse', 'explosion', 'one patch', 'covered' or 'no batch norm'
+    outcome: str            # 'adapted', 'as asked', 'collapse', 'explosion', 'one patch', 'few', 'covered' or 'no batch norm'
     weight: float           # 0 for the model as it was, 1 for the region's statistics
     patches: int            # that were measured
     left_out: int           # of cloud, snow and water
@@ -110,17 +112,24 @@ class Adaptation:
     confidence: tuple|None = None # mean probability of the likelier class, before and after
     home: bool = True       # whether the model came from one region; if not, how far it goes depends on the number of patches alone
 
+    @property
+    def shifted(self):
+        "Whether the region's mean moved by more than chance, and half a standard deviation for composition, explain"
+        return self.moved is not None and self.moved > 3*self.noise + .25
+
 # %% ../../nbs/35_predict.region.ipynb #8b67b013
 @patch
 def __str__(self:Adaptation):
-    far = f'the region differs from what the model knows ({self.weight:.2f})' if self.home else f'the model knows many regions ({self.weight:.2f} of the way to this one)'
+    if not self.home: why = 'the model knows many regions'
+    else: why = 'the region differs from what the model knows' if self.shifted else 'no shift beyond chance'
+    far = f'{why} (weight {self.weight:.2f} of {self.patches} patches)'
     share = self.share and 'landslide share {:.2f} % -> {:.2f} %'.format(*(100*o for o in self.share))
-    return {'adapted': f'{far}: adapted, {share}', 'as asked': f'adapted as asked ({self.weight:.2f}), {share}',
-            'no shift': f'no shift beyond chance ({self.weight:.2f}): left as it is',
+    return {'adapted': f'{far}: adapted, {share}', 'as asked': f'adapted as asked (weight {self.weight:.2f}), {share or "left as it is"}',
             'collapse': f'{far}, but adapting loses its landslides ({share}): left as it is',
             'explosion': f'{far}, but adapting finds landslides everywhere ({share}): left as it is',
             'no batch norm': 'the model has no batch norm that a region could be measured with: left as it is',
             'one patch': 'one patch does not show a region: left as it is',
+            'few': f'no shift beyond chance, and {self.patches} patches are too few to follow: left as it is',
             'covered': f'all {self.left_out} patches are cloud, snow or water: left as it is'}[self.outcome]
 
 # %% ../../nbs/35_predict.region.ipynb #9be3b89d
@@ -139,13 +148,14 @@ def adapt_to_region(
     model: nn.Module,     # gives logits; untouched
     split: Split,         # unlabelled patches of the region, un-augmented: one scene or one date rather than a mixture
     scaling: Scaling,     # the model's
-    weight: float = None, # how far to go, 0 to 1; by default as `shift_weight` says (`way_for`, for a model of many regions), and not at all where the map then looks wrong
+    weight: float = None, # how far to go, 0 to 1; by default by the number of patches and the size of the shift, and not at all where the map then looks wrong
     bs: int = 16,         # patches a batch
     amp: bool = True,     # mixed precision, where the device has it, for the maps before and after
     progress: bool = True # show a bar
 ) -> tuple: # the model to use, a copy in eval mode; an `Adaptation`, whose `str` is a line to show
-    "Take a model to a region by its statistics, if it lies elsewhere; `ValueError` without patches, or for another weight"
+    "Batch-norm adaptation: re-estimate a model's statistics on a region, as far as its patches can be trusted; `ValueError` without patches, for other bands, or for another weight"
     if not len(split): raise ValueError('there are no patches of the region')
+    if split.x.shape[1] != len(scaling.shift): raise ValueError(f'patches of {split.x.shape[1]} bands, the model takes {len(scaling.shift)}')
     if weight is not None and not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     same, clear = copy.deepcopy(unwrapped(model)).eval(), clear_patches(split)
     about = dict(patches=len(clear), left_out=len(split) - len(clear), home=getattr(unwrapped(model), 'home', True))
@@ -153,9 +163,9 @@ def adapt_to_region(
     if len(clear) < 2: return same, Adaptation('one patch' if len(clear) else 'covered', 0., **about)
     stats = ground_statistics(model, clear, scaling, bs, progress)
     moved, noise = shift_and_noise(model, stats)
-    way = shift_weight(moved, noise) if about['home'] else way_for(len(clear))
+    way = shift_weight(len(clear), moved, noise) if about['home'] else way_for(len(clear))
     about.update(weight=way if weight is None else float(weight), moved=moved, noise=noise)
-    if not about['weight']: return same, Adaptation('no shift' if weight is None else 'as asked', **about)
+    if not about['weight']: return same, Adaptation('few' if weight is None else 'as asked', **about)
     there = blended(model, stats, about['weight'], spread=about['home'])
     share, confidence = zip(*(map_signs(o, clear, scaling, bs, amp) for o in (model, there)))
     res = Adaptation(judged(about['weight'], weight is not None, share), **about, share=share, confidence=confidence)

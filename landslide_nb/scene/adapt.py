@@ -65,10 +65,10 @@ def pseudo_labelled(
     amp: bool,       # mixed precision where the device has it
     progress: bool   # show a bar
 ) -> Split: # the same windows with masks, 255 where the teacher is not sure; without, where the stage will not be trained
-    "Windows as labelled patches, where nobody has labelled any; the teacher is taken to them first"
+    "Windows as labelled patches, where nobody has labelled any; the teacher is adapted to them first"
     region = Region(stage, split, scaling, amp, False)
     teacher = region.take(teacher)
-    if region.stays(): return split
+    if not stage.iters: return split
     dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
     return Split(split.x, bank.labels, split.ns)
@@ -83,7 +83,7 @@ def adapt(
     bands: str = None,   # names of the bands in the file, where it has no descriptions
     offset: float = None,# DN to take off, from the metadata by default
     teacher = None,      # folder of another model that makes the pseudo labels
-    iters: int = None,   # iterations, 0 for the statistics alone; by default 2000, 300 without labelled patches, and none for the starter or where the scene shows no shift
+    iters: int = None,   # iterations, 0 for the statistics alone; by default 2000, 300 without labelled patches, and none for the starter
     lr: float = .005,    # learning rate at the start
     bs: int = 16,        # labelled patches a batch, and as many windows
     most: int = 2000,    # windows of the scene to learn from
@@ -108,7 +108,6 @@ def adapt(
     if labelled and labelled.y is None: raise PatchError(data, "split 'train' has no masks")
     for o in s.notes: (warn or print)(f'{s.path}: {o}')
     split = scene_split(s, most=most, seed=seed, progress=progress)
-    fields = dict(only_shifted=iters is None, **fields)
     if iters is None: iters = 0 if is_starter(model) else 2000 if labelled else 300
     stage = own_stage(info, iters, lr, bs, bool(labelled), **fields)
     about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in s.files()],

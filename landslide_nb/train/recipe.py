@@ -61,8 +61,7 @@ class Stage:
     from_student: bool = False      # where it is asked anew, the student of the moment is the teacher
     average: float = 0.             # that student is a running average, of which this share stays at each iteration
     separate: bool = False          # the two halves of a batch have their own batch statistics (open in the paper)
-    region: bool = False            # teacher and finished model are taken to the unlabelled patches by their statistics; not in the paper
-    only_shifted: bool = False      # as with 0 iterations, where the unlabelled patches show no shift beyond chance
+    region: bool = False            # the teacher, or without one the finished model, is adapted to the unlabelled patches by their statistics; not in the paper
     every: int = 1000               # iterations between two reports
 
     def __post_init__(self):
@@ -99,7 +98,7 @@ def _names(s):
     if bad: raise RecipeError(f'stage {s.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
     if (s.teacher or s.region) and not s.unlabelled: raise RecipeError(f'stage {s.name!r}: a teacher or a region needs unlabelled splits')
     if s.unlabelled and not (s.teacher or s.region): raise RecipeError(f'stage {s.name!r}: unlabelled splits need a teacher, or region')
-    if (not s.iters or s.only_shifted) and not (s.init and s.region):
+    if not s.iters and not (s.init and s.region):
         raise RecipeError(f'stage {s.name!r}: a stage that may not train needs a model to start from (init) and a region')
     if not s.name or Path(s.name).name != s.name or s.name.startswith('.'): raise RecipeError(f'{s.name!r} is no stage name')
 
@@ -196,7 +195,7 @@ DEMO = Recipe('demo', method_stages(
 _BEST = dict(backbone='resnet18', size=128, radiometry=.5, every=250)
 BEST = Recipe('best', [Stage('source', iters=4000, lr=.02, **_BEST),
                        Stage('final', init='source', teacher='source', unlabelled=('valid', 'test'), iters=1000, lr=.005, region=True,
-                             uncertainty='symmetries', answer='mean', only_shifted=True, **_BEST)])
+                             uncertainty='symmetries', answer='mean', **_BEST)])
 
 # %% ../../nbs/61_train.recipe.ipynb #9ba4a532
 RECIPES = {r.name: r for r in (PAPER, PAPER_ABLATION, BEST, QUICK, DEMO)}

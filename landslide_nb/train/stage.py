@@ -29,7 +29,7 @@ from ..model.segmenter import create_segmenter
 from ..model.files import save_model
 from ..predict.probabilities import teacher_answers, unlabelled_dl
 from ..predict.statistics import blended, region_statistics
-from ..predict.region import adapt_to_region, clear_patches, ground_statistics
+from ..predict.region import adapt_to_region
 from ..selftrain.bank import PseudoBank
 from ..selftrain.callback import SelfTraining
 from ..look.charts import plot_curves
@@ -100,7 +100,7 @@ def spread_over(
 
 # %% ../../nbs/65_train.stage.ipynb #b66db642
 class Region:
-    "The unlabelled patches of a stage, and how far its models follow them; a stage that does not ask for it follows nothing"
+    "The unlabelled patches of a stage, and how far its models are adapted to them; not at all where the stage does not ask for it"
     def __init__(self,
         stage: Stage,    # what is trained
         pool: Split,     # its unlabelled patches, None where there are none
@@ -112,21 +112,15 @@ class Region:
         if self.asked: self.some = spread_over(pool, 256)
 
     def take(self, model):
-        "A model of another region, taken here as far as it differs"
+        "The model adapted to the region, see `adapt_to_region`"
         if not self.asked: return model
         model, self.how = adapt_to_region(model, self.some, self.scaling, bs=self.bs, amp=self.amp, progress=self.progress)
         if self.progress: print(self.how)
         return model
 
-    def stays(self):
-        "Whether the model that was taken is left so, and nothing trained"
-        return not self.stage.iters or self.stage.only_shifted and self.how.outcome == 'no shift'
-
-    def again(self, model):
-        "A model that was trained since, taken as far as the first one was; by itself where it is the first, or the first was one of many regions"
-        if self.asked and not (self.how and self.how.home): return self.take(model)
-        if not self.asked or self.how.outcome != 'adapted': return model
-        return blended(model, ground_statistics(model, clear_patches(self.some), self.scaling, self.bs), self.how.weight)
+    def last(self, model):
+        "A finished model: adapted, unless its training saw the region's own patches"
+        return model if self.stage.teacher else self.take(model)
 
     def about(self, known):
         "What a saved model says of it"
@@ -234,7 +228,7 @@ def train_stage(
     pool = sum(pool[1:], pool[0]) if pool else None
     region = Region(stage, pool, scaling, amp, progress)
     first = region.take(models[stage.teacher or stage.init].to(device)) if stage.teacher or (stage.region and stage.init) else None
-    if region.asked and first is not None and region.stays(): return leave_stage(stage, first, models, scaling, region, out, seed, known)
+    if region.asked and first is not None and not stage.iters: return leave_stage(stage, first, models, scaling, region, out, seed, known)
     set_seed(seed, reproducible=True)
     model = stage_model(stage, models, device, stage.pretrained and not stage.init and state is None)
     (n, iters), augment = reports(stage.iters, stage.every), BatchAugment(stage.size, stage.scale)
@@ -243,7 +237,7 @@ def train_stage(
     if stage.teacher:
         bank = stage_bank(stage, first, pool, scaling, device, seed, amp=amp, progress=progress)
         st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, from_student=stage.from_student,
-                          seed=own_seed(seed), average=stage.average, prepare=region.again, separate=stage.separate)
+                          seed=own_seed(seed), average=stage.average, separate=stage.separate)
     log = MetricsCSV(out/'metrics.csv', st)
     cbs += [o for o in (st, log) if o]
     if rank_distrib(): set_seed(own_seed(seed), reproducible=True)
@@ -253,9 +247,9 @@ def train_stage(
             again.restore(learn, cbs)
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
-    clean = stage.radiometry and getattr(model, 'home', True) # a home is measured where it is seen as it is
+    clean = stage.radiometry and not stage.teacher and getattr(model, 'home', True) # measured where it is seen as it is
     model = model.eval() if not clean else blended(model, region_statistics(model, spread_over(data['train'], 256), scaling, stage.bs, False), 1)
-    model = region.again(model)
+    model = region.last(model)
     if not rank_distrib():
         save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows, region.about(known))
         path.unlink(missing_ok=True)
