@@ -313,7 +313,7 @@ STUDENTS = {'control': dict(teacher=None), 'symmetries': SYMMETRIES, 'symmetries
             'probability, on whole': dict(uncertainty='probability', on='whole'), 'entropy, on whole': dict(uncertainty='entropy', on='whole'),
             'symmetries, teacher alone on whole': dict(SYMMETRIES, on='teacher'), 'all pixels, on whole': dict(SYMMETRIES, on='whole', keep=(1., 1.)),
             '70/70, on whole': dict(SYMMETRIES, on='whole', keep=(.7, .7)), '50/50, on whole': dict(SYMMETRIES, on='whole', keep=(.5, .5)),
-            '90/90, on whole': dict(SYMMETRIES, on='whole', keep=(.9, .9)),
+            '90/90, on whole': dict(SYMMETRIES, on='whole', keep=(.9, .9)), '100/70, on whole': dict(SYMMETRIES, on='whole', keep=(1., .7)),
             'halves apart, on whole': dict(SYMMETRIES, on='whole', separate=True), 'no mix-up, on whole': dict(SYMMETRIES, on='whole', alpha=0.),
             'three times as long, on whole': dict(SYMMETRIES, on='whole', iters=600, every=150), 'control, three times as long': dict(teacher=None, iters=600, every=150),
             'second round, on whole': dict(SYMMETRIES, on='whole', iters=400, every=100, refresh=2, from_student=True),
