@@ -79,7 +79,7 @@ def blocks(split, n=60, rim=41, at=(150, 750, 1350)):
 # How a model trains: fields of its stage, and dropout elsewhere than where the library has it
 
 class Dropouts(Callback):
-    "Dropout while a base trains: at the first convolution (p .3) and in the ASPP (p .5), in front of the batch norm as it was, behind it, or not at all"
+    "Dropout while a base trains, at the first convolution and in the ASPP: in front of the batch norm, as it was, behind it, or not at all"
     order = -1
     def __init__(self, site=0., aspp=0., behind=False, until=1.): self.site, self.aspp, self.behind, self.until = site, aspp, behind, until
 
@@ -102,11 +102,13 @@ class Dropouts(Callback):
         for h in self.hooks: h.remove()
 
 
-BASES = {'none': (dict(), dict()), 'as before': (dict(), dict(site=.3, aspp=.5)), 'aspp alone': (dict(), dict(aspp=.5)), 'site alone': (dict(), dict(site=.3)),
+BASES = {'none': (dict(), dict()), 'as before': (dict(), dict(site=.3, aspp=.5)), 'aspp alone': (dict(), dict(aspp=.5)), 'site alone': (dict(),
+    dict(site=.3)),
          'behind': (dict(), dict(site=.3, aspp=.5, behind=True)), 'until 4/5': (dict(), dict(site=.3, aspp=.5, until=.8)),
          'none, 2000': (dict(iters=2000), dict()), 'as before, 2000': (dict(iters=2000), dict(site=.3, aspp=.5)),
          'none, radiometry': (dict(radiometry=.5), dict()),
-         'none, hrnet': (dict(arch='hrnet', backbone='hrnet_w18_small', lr=.1), dict()), 'as before, hrnet': (dict(arch='hrnet', backbone='hrnet_w18_small', lr=.1), dict(site=.3)),
+         'none, hrnet': (dict(arch='hrnet', backbone='hrnet_w18_small', lr=.1), dict()), 'as before, hrnet': (dict(arch='hrnet',
+             backbone='hrnet_w18_small', lr=.1), dict(site=.3)),
          'none, resnet50': (dict(backbone='resnet50'), dict()), 'as before, resnet50': (dict(backbone='resnet50'), dict(site=.3, aspp=.5))}
 
 
@@ -144,7 +146,8 @@ class World:
         if not self.regions: return res
         t, h, n = self.regions.values()
         thin = t.subset(range(0, len(t), len(t) // 300))
-        return res | {'but Hokkaido': lambda: t + n, 'but Nepal': lambda: t + h, 'but Taiwan': lambda: h + n, 'but blocks': lambda: blocks(t)[1] + h + n,
+        return res | {'but Hokkaido': lambda: t + n, 'but Nepal': lambda: t + h, 'but Taiwan': lambda: h + n,
+            'but blocks': lambda: blocks(t)[1] + h + n,
                       'but Hokkaido, thin': lambda: thin + n, 'but Nepal, thin': lambda: thin + h}
 
     @cached_property
@@ -158,7 +161,8 @@ class World:
         order = np.argsort(greenness(many)) # another composition of the source region, and no shift of light
         res |= {'synthetic barest': ('synthetic', many.subset(np.sort(order[:40])), many.subset(np.sort(order[:40]))),
                 'synthetic greenest': ('synthetic', many.subset(np.sort(order[-40:])), many.subset(np.sort(order[-40:])))}
-        for n in (7, 20): res |= {f'synthetic unseen, {n}': ('synthetic', first(unseen, n), unseen), f'synthetic held out, {n}': ('synthetic', first(held, n), held)}
+        for n in (7, 20): res |= {f'synthetic unseen, {n}': ('synthetic', first(unseen, n), unseen), f'synthetic held out, {n}': ('synthetic',
+            first(held, n), held)}
         if self.real:
             other = self.hazy_real
             res |= {k: ('synthetic', pool, self.real) for k, pool in (('real 14 bands', self.real), ('real 14 bands, pool of 18 others', other),
@@ -219,13 +223,15 @@ def scored(prob, y):
     pct = lambda v: round(100*float(v), 2)
     auto = expected_f1_threshold(np.stack([*prob]))
     k = min(max(round(100*auto) - 1, 0), 98)
-    return dict(auto=pct(f1[k]), auto_threshold=round(auto, 3), precision=pct(p[half]), recall=pct(r[half]), f1=pct(f1[half]), best=pct(f1[best]), threshold=float(THRESHOLDS[best]),
+    return dict(auto=pct(f1[k]), auto_threshold=round(auto, 3), precision=pct(p[half]), recall=pct(r[half]), f1=pct(f1[half]), best=pct(f1[best]),
+        threshold=float(THRESHOLDS[best]),
                 share=pct(above[51] / len(y)), true=pct(hit.sum() / len(y)))
 
 
 def variance_ratio(model, stats):
     "What a batch norm sees over what it remembers: at the first, and the lowest and highest median of a layer's channels"
-    res = {k: float((stats.norms[k].var / m.running_var.double().cpu().clamp_min(1e-12)).median()) for k, m in norms(model).items() if k in stats.norms}
+    res = {k: float((stats.norms[k].var / m.running_var.double().cpu().clamp_min(1e-12)).median()) for k,
+        m in norms(model).items() if k in stats.norms}
     return dict(first=round(res[stats.first], 3), lowest=round(min(res.values()), 3), highest=round(max(res.values()), 3))
 
 
@@ -285,7 +291,7 @@ def few_rows(w, rows, domain, b, start):
 
 
 def trust_rows(w, rows, domain, b):
-    "How well each kind of uncertainty ranks the errors of a base, as it is and with the statistics of the region; passes with p = .3 whatever training dropped"
+    "How well each kind of uncertainty ranks errors, of a base as it is and with the statistics of the region; passes drop p = .3"
     set_name, pool, truth = w.domains[domain]
     sc, y = w.scaling(set_name), np.stack([*truth.y])
     for when in ('source', 'whole'):
@@ -299,8 +305,10 @@ def trust_rows(w, rows, domain, b):
             labels = np.stack([*select_class_balanced(pred, unc, (.9, .7))[0]])
             slide, rest = labels == 1, labels == 0
             area = [float(np.trapezoid(*risk_coverage(unc[pred == c], y[pred == c] != c)[::-1])) if (pred == c).any() else None for c in (0, 1)]
-            mean = query_teacher(model, unlabelled_dl(truth, sc, device=w.device), seed=w.seed, progress=False, kind=kind, answer='mean')[0] if kind in ('logits', 'symmetries') else prob
-            rows.add(**name, kept_precision=round(100*float(y[slide].mean()), 2) if slide.any() else None, all_precision=round(100*float(y[pred == 1].mean()), 2),
+            mean = query_teacher(model, unlabelled_dl(truth, sc, device=w.device), seed=w.seed, progress=False, kind=kind,
+                answer='mean')[0] if kind in ('logits', 'symmetries') else prob
+            rows.add(**name, kept_precision=round(100*float(y[slide].mean()), 2) if slide.any() else None,
+                all_precision=round(100*float(y[pred == 1].mean()), 2),
                      kept_background=round(100*float(y[rest].mean()), 3), all_background=round(100*float(y[pred == 0].mean()), 3),
                      aurc=[o and round(100*o, 3) for o in area], mean_f1=scored(mean, y)['f1'])
 
@@ -308,14 +316,17 @@ def trust_rows(w, rows, domain, b):
 ON = dict(iters=200, lr=.005, every=50)
 SYMMETRIES = dict(uncertainty='symmetries', answer='mean')
 # name -> fields of a student's stage; where `on` says 'whole', teacher and start have the whole statistics of the region
-STUDENTS = {'control': dict(teacher=None), 'symmetries': SYMMETRIES, 'symmetries, on whole': dict(SYMMETRIES, on='whole'), 'logits': dict(), 'margin': dict(uncertainty='margin'),
-            'logits, on whole': dict(on='whole'), 'control, on whole': dict(teacher=None, on='whole'), 'margin, on whole': dict(uncertainty='margin', on='whole'),
+STUDENTS = {'control': dict(teacher=None), 'symmetries': SYMMETRIES, 'symmetries, on whole': dict(SYMMETRIES, on='whole'), 'logits': dict(),
+    'margin': dict(uncertainty='margin'),
+            'logits, on whole': dict(on='whole'), 'control, on whole': dict(teacher=None, on='whole'),
+                'margin, on whole': dict(uncertainty='margin', on='whole'),
             'probability, on whole': dict(uncertainty='probability', on='whole'), 'entropy, on whole': dict(uncertainty='entropy', on='whole'),
             'symmetries, teacher alone on whole': dict(SYMMETRIES, on='teacher'), 'all pixels, on whole': dict(SYMMETRIES, on='whole', keep=(1., 1.)),
             '70/70, on whole': dict(SYMMETRIES, on='whole', keep=(.7, .7)), '50/50, on whole': dict(SYMMETRIES, on='whole', keep=(.5, .5)),
             '90/90, on whole': dict(SYMMETRIES, on='whole', keep=(.9, .9)), '100/70, on whole': dict(SYMMETRIES, on='whole', keep=(1., .7)),
             'halves apart, on whole': dict(SYMMETRIES, on='whole', separate=True), 'no mix-up, on whole': dict(SYMMETRIES, on='whole', alpha=0.),
-            'three times as long, on whole': dict(SYMMETRIES, on='whole', iters=600, every=150), 'control, three times as long': dict(teacher=None, iters=600, every=150),
+            'three times as long, on whole': dict(SYMMETRIES, on='whole', iters=600, every=150), 'control, three times as long': dict(teacher=None,
+                iters=600, every=150),
             'second round, on whole': dict(SYMMETRIES, on='whole', iters=400, every=100, refresh=2, from_student=True),
             'running average, on whole': dict(SYMMETRIES, on='whole', refresh=1, from_student=True, average=.98),
             'twice the weight, on whole': dict(SYMMETRIES, on='whole', weight=2.)}
@@ -385,14 +396,19 @@ def means(rows):
     "Rows of the same domain, base and method as one: figures averaged over the seeds"
     groups = {}
     for r in rows: groups.setdefault((r['domain'], r['base'], r['method']), []).append(r)
-    return {k: {**{f: float(np.mean([r[f] for r in rs])) for f in rs[0] if isinstance(rs[0][f], (int, float)) and all(r.get(f) is not None for r in rs)},
+    return {k: {**{f: float(np.mean([r[f] for r in rs])) for f in rs[0] if isinstance(rs[0][f], (int,
+        float)) and all(r.get(f) is not None for r in rs)},
                 'seeds': len(rs), 'worst': min(r.get('f1', 0) for r in rs)} for k, rs in groups.items()}
 
 
 def cell(r, key='f1'): return '' if r is None else f'{r[key]:.1f} ({r["best"]:.1f})'
 
 
-def grid(title, text, head, lines): return [f'## {title}', '', text, '', f'| {" | ".join(head)} |', '|---'*len(head) + '|', *(f'| {" | ".join(map(str, o))} |' for o in lines), ''] if lines else []
+def grid(title, head, lines):
+    "A table with its heading and text, nothing where there are no lines"
+    if not lines: return []
+    row = lambda o: f'| {" | ".join(map(str, o))} |'
+    return [f'## {title}', '', TEXTS[title], '', row(head), '|---'*len(head) + '|', *map(row, lines), '']
 
 
 def tables(rows):
@@ -401,13 +417,16 @@ def tables(rows):
     domains = [*dict.fromkeys(r['domain'] for r in rows)]
     at = lambda d, b, how: m.get((d, b, how))
     bases = [b for b in BASES if any((d, b, 'source') in m for d in domains)]
-    repair = [(d, b, f'{r["first"]:.2f}, {r["lowest"]:.2f} to {r["highest"]:.2f}', cell(r), cell(at(d, b, 're-estimated')), cell(at(d, b, 'statistics, whole')), r['seeds'])
+    repair = [(d, b, f'{r["first"]:.2f}, {r["lowest"]:.2f} to {r["highest"]:.2f}', cell(r), cell(at(d, b, 're-estimated')), cell(at(d, b,
+        'statistics, whole')), r['seeds'])
               for d in domains if not d[-1].isdigit() or d.startswith('home block') and ',' not in d for b in bases if (r := at(d, b, 'source'))]
     ways = 'source', 'statistics, quarter', 'statistics, half', 'statistics, whole', 'guard of before', 'source, eight symmetries'
-    adapted = [(d, *(cell(at(d, 'none', o)) for o in ways), f'{r["share"]:.2f} / {w["share"]:.2f} / {r["true"]:.2f}', f'{r["auto"]:.1f} / {w["auto"]:.1f}' if 'auto' in r and 'auto' in w else '', r['seeds'])
+    adapted = [(d, *(cell(at(d, 'none', o)) for o in ways), f'{r["share"]:.2f} / {w["share"]:.2f} / {r["true"]:.2f}',
+        f'{r["auto"]:.1f} / {w["auto"]:.1f}' if 'auto' in r and 'auto' in w else '', r['seeds'])
                for d in domains if (r := at(d, 'none', 'source')) and (w := at(d, 'none', 'statistics, whole'))]
     taught = [d for d in domains if any((d, 'none', o) in m for o in STUDENTS)]
-    students = [(o, *(f'{cell(r)}, after {a["f1"]:.1f}' if (r := at(d, 'none', o)) and (a := at(d, 'none', f'{o}, statistics after')) else '' for d in taught)) for o in STUDENTS
+    students = [(o, *(f'{cell(r)}, after {a["f1"]:.1f}' if (r := at(d, 'none', o)) and (a := at(d, 'none',
+        f'{o}, statistics after')) else '' for d in taught)) for o in STUDENTS
                 if any((d, 'none', o) in m for d in taught)]
     students = [(f'({o})', *(cell(at(d, 'none', o)) for d in taught)) for o in ('source', 'statistics, whole')] + students if students else []
     few = [(b, o, cell(r), r['seeds']) for (d, b, o), r in m.items() if d == 'real 14 bands, few labels']
@@ -415,19 +434,31 @@ def tables(rows):
     for r in rows:
         if 'aurc' in r: trust.setdefault((r['domain'], r['method']), []).append(r)
     mean = lambda rs, f, k: '' if not (v := [f(r) for r in rs if f(r) is not None]) else f'{np.mean(v):.{k}f}'
-    trust = [(d, o.removeprefix('trust, '), mean(rs, lambda r: r['kept_precision'], 1), mean(rs, lambda r: r['all_precision'], 1), mean(rs, lambda r: r['kept_background'], 2),
-              mean(rs, lambda r: r['all_background'], 2), mean(rs, lambda r: r['aurc'][1], 1), mean(rs, lambda r: r['aurc'][0], 2), mean(rs, lambda r: r['mean_f1'], 1), len(rs)) for (d, o), rs in trust.items()]
-    return [*grid('Dropout in training', 'How a base was trained, the variance that its batch norms see over what they remember (the first; lowest and highest median of a layer), F1 as it is, '
-                  'with statistics measured again on its own training patches, and with those of the region.',
-                  ('domain', 'training', 'variance', 'F1', 're-estimated', 'statistics of the region', 'seeds'), repair),
-            *grid('Batch-norm adaptation', 'Bases that drop nothing in training; a number behind a domain is the size of the unlabelled pool. Shares of landslide pixels: source / statistics / true; '
-                  'last but one, F1 at the threshold of the largest expected F1, of the source and with the statistics.',
-                  ('domain', 'source', 'a quarter of the way', 'half', 'whole', 'guard of before', 'source, eight symmetries', 'shares, %', 'expected-F1 threshold', 'seeds'), adapted),
-            *grid('Self-training', 'Students of 200 further iterations, lr .005. *on whole*: teacher and start have the statistics of the region; *after*: F1 when the finished student takes the region\'s statistics. '
-                  'The control learns from labels alone, for as long.', ('student', *taught), students),
-            *grid('Fourteen real patches', 'Groups of the 14 real fourteen-band patches left out in turn, 300 iterations.', ('base', 'method', 'F1', 'seeds'), few),
-            *grid('Which uncertainty to trust', 'Of bases that drop nothing in training; the passes drop p = .3 all the same.',
-                  ('domain', 'model: uncertainty', 'precision of kept landslide', 'of all', 'landslide in kept background, %', 'in all', 'area under risk-coverage, landslide', 'background', 'F1 of the mean', 'seeds'), trust)]
+    trust = [(d, o.removeprefix('trust, '), mean(rs, lambda r: r['kept_precision'], 1), mean(rs, lambda r: r['all_precision'], 1), mean(rs,
+        lambda r: r['kept_background'], 2),
+              mean(rs, lambda r: r['all_background'], 2), mean(rs, lambda r: r['aurc'][1], 1), mean(rs, lambda r: r['aurc'][0], 2), mean(rs,
+                  lambda r: r['mean_f1'], 1), len(rs)) for (d, o), rs in trust.items()]
+    return [*grid('Dropout in training', ('domain', 'training', 'variance', 'F1', 're-estimated', 'statistics of the region', 'seeds'), repair),
+            *grid('Batch-norm adaptation', ('domain', 'source', 'a quarter of the way', 'half', 'whole', 'guard of before',
+                                            'source, eight symmetries',
+                                            'shares, %', 'expected-F1 threshold', 'seeds'), adapted),
+            *grid('Self-training', ('student', *taught), students),
+            *grid('Fourteen real patches', ('base', 'method', 'F1', 'seeds'), few),
+            *grid('Which uncertainty to trust', ('domain', 'model: uncertainty', 'precision of kept landslide', 'of all',
+                                                 'landslide in kept background, %', 'in all',
+                                                 'area under risk-coverage, landslide', 'background', 'F1 of the mean', 'seeds'), trust)]
+
+
+TEXTS = {
+    'Dropout in training': """How a base was trained, the variance that its batch norms see over what they remember (the first; lowest and highest
+median of a layer), F1 as it is, with statistics measured again on its own training patches, and with those of the region.""",
+    'Batch-norm adaptation': """Bases that drop nothing in training; a number behind a domain is the size of the unlabelled pool. Shares of landslide
+pixels: source / statistics / true; last but one, F1 at the threshold of the largest expected F1, of the source and with the statistics.""",
+    'Self-training': """Students of 200 further iterations, lr .005. *on whole*: teacher and start have the statistics of the region; *after*: F1 when
+the finished student takes the region's statistics. The control learns from labels alone, for as long. Numbers: shares kept of background and
+landslide, .9 and .7 unless named.""",
+    'Fourteen real patches': 'Groups of the 14 real fourteen-band patches left out in turn, 300 iterations.',
+    'Which uncertainty to trust': 'Of bases that drop nothing in training; the passes drop p = .3 all the same.'}
 
 
 ABOUT = """# What adapting is worth
@@ -483,7 +514,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0 if args.table else measure(args)
     if args.list: return
-    with atomic_path(Path(__file__).with_name('REGIONS.md')) as tmp: tmp.write_text(ABOUT + '\n' + '\n'.join(tables(Rows(args.rows).rows)), encoding='utf-8')
+    text = '\n'.join([ABOUT, *tables(Rows(args.rows).rows)])
+    with atomic_path(Path(__file__).with_name('REGIONS.md')) as tmp: tmp.write_text(text, encoding='utf-8')
     if failed: sys.exit(f'{failed} jobs failed')
 
 

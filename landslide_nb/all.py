@@ -32,6 +32,7 @@ from .predict.crf import *
 from .predict.masks import *
 from .predict.statistics import *
 from .predict.region import *
+from .predict.indomain import *
 from .selftrain.selection import *
 from .selftrain.bank import *
 from .selftrain.callback import *
