@@ -388,7 +388,7 @@ def jobs(w, rows):
     for b, start in (('none', 'scratch'), ('as before', 'scratch'), ('none', 'none')): add(few_rows, 'real 14 bands, few labels', b, start)
     for m in STUDENTS:
         for d in TAUGHT:
-            for b in ('none',): add(student_rows, d, b, m)
+            for b in ('none', 'none, radiometry'): add(student_rows, d, b, m)
     return res
 
 

@@ -161,7 +161,7 @@ def in_domain_lines(
     "How each stage's model does on held-out labelled patches, and what is wrong with it"
     from landslide_nb.predict.indomain import InDomain
     found = {k: InDomain(**o['in_domain']) for k, o in summary['stages'].items() if 'in_domain' in o}
-    return [line for k, o in found.items() for line in (f'{k}: {o}', o.fault and f'{k}: warning: {o.fault}') if line]
+    return [line for k, o in found.items() for line in (f'{k}, held out: {o}', o.fault and f'{k}: warning: {o.fault}') if line]
 
 # %% ../../nbs/93_app.commands.ipynb #e8d717c3
 KINDS = 'logits', 'probability', 'entropy', 'margin', 'symmetries', 'members' # of uncertainty; not imported, or every --help would wait for torch
@@ -283,7 +283,7 @@ def repair(
         some = spread_over(patches, 256)
         if not any((y == 1).any() for y in some.y): raise InputError(data, 'no pixel of the patches is landslide, so nothing could be compared')
         again = reestimated(net, some, info.scaling, bs)
-        for name, o in (('before', net), ('after', again)): print(f'{name}: {in_domain(o, some, info.scaling, bs)}'.replace('held-out ', ''))
+        for name, o in (('before', net), ('after', again)): print(f'{name}: {in_domain(o, some, info.scaling, bs)}')
         save_model(out, again, info.scaling, info.recipe)
         print(f'the model after is in {out}')
 

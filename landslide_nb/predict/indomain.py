@@ -48,7 +48,7 @@ def fault(self:InDomain):
 @patch
 def __str__(self:InDomain):
     seen = '; batch norms see {:.2f} to {:.2f} times the variance that they remember'.format(*self.variance) if self.variance else ''
-    return f'{self.patches} held-out patches: F1 {100*self.f1:.1f} at threshold 0.5, {100*self.best:.1f} at {self.threshold:.2f}, the best{seen}'
+    return f'{self.patches} patches: F1 {100*self.f1:.1f} at threshold 0.5, {100*self.best:.1f} at {self.threshold:.2f}, the best{seen}'
 
 # %% ../../nbs/36_predict.indomain.ipynb #464e4d02
 def in_domain(

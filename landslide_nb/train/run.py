@@ -159,7 +159,7 @@ def run_recipe(
         scores = {k: evaluate(models[stage.name], v, scaling, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
         done[stage.name] = dict(scores=scores, seconds=round(time.perf_counter() - start, 1))
         if held: done[stage.name]['in_domain'] = asdict(in_domain(models[stage.name], held, scaling, amp=amp))
-        if held and progress: print(InDomain(**done[stage.name]['in_domain']))
+        if held and progress: print(f"{stage.name}, held out: {InDomain(**done[stage.name]['in_domain'])}")
         if not rank_distrib(): write_json(out/'run.json', dict(about, stages=done))
     if not rank_distrib(): write_json(out/'summary.json', summary)
     return summary
