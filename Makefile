@@ -56,8 +56,7 @@ browser: env  ## the explorers in a real browser: installs JupyterLab and, where
 	  else \
 	    echo 'There is no Chromium, and only root with apt-get could install one here: the tests in a browser are skipped.' >&2; \
 	  fi
-	@# A browser loses an event now and then: what failed is tried once more, and a fault fails twice
-	$(BIN)/pytest tests/test_browser.py -rs || $(BIN)/pytest tests/test_browser.py -rs --last-failed --last-failed-no-failures none
+	$(BIN)/pytest tests/test_browser.py -rs
 
 docs: env  ## the documentation: pages made and checked in _proc, and the site in _docs where Quarto is installed
 	$(BIN)/python tools/docs.py
