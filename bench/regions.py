@@ -350,6 +350,20 @@ def student_rows(w, rows, domain, b, method):
     rows.add(**name, method=f'{method}, statistics after', **score(blended(model, ground_statistics(model, clear_patches(pool), sc), 1)))
 
 
+def ceiling_rows(w, rows, domain, b):
+    "What labels of the region itself would give: a base fine-tuned on half of its patches, for as long as a student, scored on the other half, in turn"
+    set_name, _, truth = w.domains[domain]
+    name = dict(domain=domain, base=b, seed=w.seed, method='ceiling, labels of half of the region')
+    if rows.has(**name): return
+    sc, half = w.scaling(set_name), len(truth) // 2
+    halves = [truth.subset(range(half)), truth.subset(range(half, len(truth)))] # neighbours on the ground are neighbours in number
+    probs = []
+    for i, (learn, score) in enumerate((halves, halves[::-1])):
+        model = w.model(set_name, f'{domain} {b} ceiling {i}', dict(train=learn), models=dict(base=w.base(set_name, b)), init='base', **ON)
+        probs.append(predict_split(model, score, sc))
+    rows.add(**name, **scored(np.concatenate(probs[::-1]), truth.y))
+
+
 def decided_rows(w, rows, domain, b):
     "A base adapted as far as `adapt_to_region` decides"
     set_name, pool, truth = w.domains[domain]
@@ -395,6 +409,8 @@ def jobs(w, rows):
     for d in (*MAIN, 'Taiwan', 'real 14 bands'):
         if d in w.domains: add(trust_rows, d, 'none')
     for b, start in (('none', 'scratch'), ('as before', 'scratch'), ('none', 'none')): add(few_rows, 'real 14 bands, few labels', b, start)
+    for d in TAUGHT:
+        if d in w.domains and 'from thin' not in d: add(ceiling_rows, d, 'none')
     for m in STUDENTS:
         for d in TAUGHT:
             for b in ('none', 'none, radiometry'): add(student_rows, d, b, m)

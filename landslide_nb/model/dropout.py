@@ -76,42 +76,17 @@ def evaluating(
     finally:
         for m, o in modes: m.training = o
 
-# %% ../../nbs/20_model.dropout.ipynb #2dfd3c80
-@contextmanager
-def computed_once(
-    conv: nn.Module,  # the first convolution
-    model: nn.Module, # it stands in, and which may ask it several times in a forward
-    batch: int = None # patches, where a forward gets them several times over to make several passes at once
-):
-    "Within the block the convolution computes in the model's first forward and serves its outputs again, in their order, in later ones"
-    had, forward, memo, asked = 'forward' in vars(conv), conv.forward, [], 0
-    def begin(*_):
-        nonlocal asked
-        asked = 0
-    def once(x):
-        nonlocal asked
-        if asked == len(memo): memo.append(forward(x[:batch] if batch else x))
-        out, asked = memo[asked], asked + 1
-        return out if len(x) == len(out) else out.repeat(len(x) // len(out), 1, 1, 1)
-    conv.forward, hook = once, model.register_forward_pre_hook(begin)
-    try: yield
-    finally:
-        hook.remove()
-        if had: conv.forward = forward
-        else: del conv.forward
-
 # %% ../../nbs/20_model.dropout.ipynb #e5b56fdd
 @contextmanager
 def stochastic(
     model: nn.Module,# gives logits; a dropout site is attached to its first convolution if it has none
     p: float = DROP, # probability of dropping a feature
-    generator = None,# torch generator on the model's device
-    batch: int = None# patches, where a forward gets them several times over to make several passes at once
+    generator = None # torch generator on the model's device
 ):
-    "Within the block the model is in eval mode and only its dropout site is random; the first convolution is computed once"
-    conv, site = first_conv(model), dropout_site(model)
+    "Within the block the model is in eval mode and only its dropout site is random"
+    site = dropout_site(model)
     was = site.p, site.active, site.generator
-    with evaluating(model), computed_once(conv, model, batch):
+    with evaluating(model):
         site.p, site.active, site.generator = p, True, generator
         try: yield model
         finally: site.p, site.active, site.generator = was
@@ -155,7 +130,7 @@ def mc_passes(
     x = x.as_subclass(torch.Tensor)
     generator = None if seed is None else torch.Generator(x.device).manual_seed(seed)
     if together is None: together = max(1, 64 // len(x)) if x.device.type == 'cuda' else 1
-    with stochastic(model, p, generator, len(x)), cast_once(): yield from passes(model, x, n, together)
+    with stochastic(model, p, generator), cast_once(): yield from passes(model, x, n, together)
 
 # %% ../../nbs/20_model.dropout.ipynb #60b40ae6
 @torch.no_grad()
