@@ -124,21 +124,20 @@ def parts():
     "What a self-training step needs"
     xs, ys = map(np.stack, zip(*(synth_patch(LABELLED, i) for i in range(32))))
     labelled, region = Split(xs, ys, list(range(32))), Split(xs[:16], None, list(range(16)))
-    scaling = labelled.measure_scaling()
     torch.manual_seed(0)
     model, teacher = (create_segmenter(backbone=BACKBONE).to(memory_format=torch.channels_last) for _ in range(2))
-    bank = PseudoBank(teacher.eval(), unlabelled_dl(region, scaling, BS, 'cpu'), n=2, seed=0, progress=False).make()
-    return labelled, scaling, model, bank
+    bank = PseudoBank(teacher.eval(), unlabelled_dl(region, BS, 'cpu'), n=2, seed=0, progress=False).make()
+    return labelled, model, bank
 
 
 class TrainOnly(Callback):
     def before_validate(self): raise CancelValidException
 
 
-def learner_steps(n, labelled, scaling, model, bank, bs=BS, amp=True, taught=True):
+def learner_steps(n, labelled, model, bank, bs=BS, amp=True, taught=True):
     "fastai's loop with the callback"
     aug = BatchAugment(128)
-    dls = landslide_dls(labelled, valid_pct=0, bs=bs, iters=n, scaling=scaling, batch_tfms=aug, shuffle_seed=0, device='cpu')
+    dls = landslide_dls(labelled, valid_pct=0, bs=bs, iters=n, batch_tfms=aug, shuffle_seed=0, device='cpu')
     cbs = [TrainOnly(), *([SelfTraining(bank, aug, seed=0)] if taught else [])]
     learn = Learner(dls, model, JaccardCE(), opt_func=nesterov(), lr=.01, wd=5e-4, cbs=cbs)
     def steps():
@@ -146,7 +145,7 @@ def learner_steps(n, labelled, scaling, model, bank, bs=BS, amp=True, taught=Tru
     return steps
 
 
-def bare_steps(n, labelled, scaling, model, bank, amp=True):
+def bare_steps(n, labelled, model, bank, amp=True):
     "The same arithmetic in a plain loop"
     aug, loss_func = BatchAugment(128), JaccardCE()
     region = bank.dl.dataset.with_masks(bank.labels)
@@ -157,7 +156,7 @@ def bare_steps(n, labelled, scaling, model, bank, amp=True):
         with autocast('cpu', amp):
             for _ in range(n):
                 (x, y), (xu, yu) = (o.gather(rng.choice(len(o), BS, replace=False)) for o in (labelled, region))
-                (x, y), (xu, yu) = (aug.augment(scaling.encode(a.as_subclass(torch.Tensor)), b) for a, b in ((x, y), (xu, yu)))
+                (x, y), (xu, yu) = (aug.augment(a.as_subclass(torch.Tensor), b) for a, b in ((x, y), (xu, yu)))
                 lam, perm, perm_u = draw_lam(.4, rng), torch.randperm(BS), torch.randperm(BS)
                 logits = model(torch.cat([mixup(x, lam, perm), mixup(xu, lam, perm_u)]))
                 loss = mixed_loss(loss_func, logits[:BS], y, y[perm], lam) + mixed_loss(loss_func, logits[BS:], yu, yu[perm_u], lam)
@@ -183,8 +182,8 @@ def bench_step(tmp, rows):
 
 
 def bench_bank(tmp, rows, step):
-    _, scaling, model, bank = parts()
-    x = scaling.encode(torch.from_numpy(bank.dl.dataset.x[:BS]))
+    _, model, bank = parts()
+    x = torch.from_numpy(bank.dl.dataset.x[:BS])
     teacher = bank.teacher
     def ask():
         with autocast('cpu'): mc_dropout(teacher, x, 10, .3, 0)
@@ -223,9 +222,9 @@ def bench_uncertainty(tmp, rows):
 
 def bench_region(tmp, rows, n=96):
     split = Split(np.stack([synth_patch(LABELLED, i)[0] for i in range(n)]), None, [*range(1, n + 1)])
-    model, scaling = create_segmenter(backbone=BACKBONE).eval(), split.measure_scaling()
-    ask = lambda amp: predict_split(model, split, scaling, 16, 'cpu', amp=amp)
-    s = interleave(5, measure=lambda: ground_statistics(model, split, scaling, 16), full=lambda: ask(False), ask=lambda: ask(True))
+    model = create_segmenter(backbone=BACKBONE).eval()
+    ask = lambda amp: predict_split(model, split, 16, 'cpu', amp=amp)
+    s = interleave(5, measure=lambda: ground_statistics(model, split, 16), full=lambda: ask(False), ask=lambda: ask(True))
     m, text = ratio(s['measure'], s['full'])
     what = 'statistics of a region, without its clouds, snow and water, vs. predicting its patches, both in float32'
     rows.append((what, text, '1.2 or less', m <= 1.2,
@@ -239,7 +238,7 @@ def live_hands(tmp):
     map_scene('starter', tmp/'scene/scene.tif', tmp/'map', dem=tmp/'scene/dem.tif', uncertainty='margin', progress=False, warn=lambda o: None)
     xs, ys = (np.stack(o) for o in zip(*(synth_patch(LABELLED, i) for i in range(16))))
     split, (model, info) = Split(xs, ys), load_model('starter')
-    bank = PseudoBank(model, unlabelled_dl(Split(xs), info.scaling, BS, 'cpu'), kind='margin', progress=False).make()
+    bank = PseudoBank(model, unlabelled_dl(Split(xs), BS, 'cpu'), kind='margin', progress=False).make()
     shell = lambda e, name: Shell(e).hands[name]
     steps, view = np.linspace(.1, .9, 21), MapShell(explore_map(tmp/'map'))
     return {'explore: opacity': (shell(explore(split, 'starter', kind='margin', progress=False), 'opacity'), steps),
@@ -372,10 +371,9 @@ def grow(kind, n, folder):
     model = create_segmenter(backbone='test_resnet').eval()
     before, start = peak(), time.perf_counter()
     split = read_split(folder/f'store-{n}', 'valid')
-    scaling = Split(split.x[:16], None, split.ns[:16]).measure_scaling()
-    if kind == 'bank': PseudoBank(model, unlabelled_dl(split, scaling, 16, 'cpu'), n=2, seed=0, progress=False).make()
-    elif kind == 'region': ground_statistics(model, split, scaling)
-    else: predict_folder(model, split, scaling, folder/f'pred-{n}', progress=False)
+    if kind == 'bank': PseudoBank(model, unlabelled_dl(split, 16, 'cpu'), n=2, seed=0, progress=False).make()
+    elif kind == 'region': ground_statistics(model, split)
+    else: predict_folder(model, split, folder/f'pred-{n}', progress=False)
     print(time.perf_counter() - start, before, peak())
 
 
@@ -422,7 +420,7 @@ def gpu_section():
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as out:
                 data = dict(train=split, valid=split, test=split)
-                models[s.name] = train_stage(replace(s, iters=iters, pretrained=False), data, split.measure_scaling(), models, out,
+                models[s.name] = train_stage(replace(s, iters=iters, pretrained=False), data, models, out,
                                              device='cuda', progress=False)
             torch.cuda.synchronize()
             t.append(time.perf_counter() - start)

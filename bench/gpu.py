@@ -70,7 +70,7 @@ def rate(stage, data, models, n):
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as out:
         stage = replace(stage, iters=n, every=max(n // 4, 1), pretrained=False)
-        model = train_stage(stage, data, SCALING, models, out, device='cuda', progress=False)
+        model = train_stage(stage, data, models, out, device='cuda', progress=False)
         rows = read_metrics(Path(out)/'metrics.csv')
     its = (rows[-1]['iteration'] - rows[0]['iteration']) / (rows[-1]['seconds'] - rows[0]['seconds'])
     return its, torch.cuda.max_memory_allocated()/2**30, model
@@ -79,8 +79,6 @@ def rate(stage, data, models, n):
 def training(say, matrix, n):
     "The paper's four models"
     split = patches(64)
-    global SCALING
-    SCALING = split.measure_scaling()
     data, models, hours = on_device(dict(train=split, valid=split, test=split), 'cuda'), {}, 0
     say('## Training at the paper\'s sizes', '', '| stage | iterations a second | hours | operations a step | share of the matrix rate | memory |',
         '|---'*6 + '|')
@@ -123,11 +121,11 @@ def where_time_goes(say):
 def asking(say, model, n):
     "Prediction, ten passes, and a region's statistics"
     split = patches(n)
-    dl = lambda: unlabelled_dl(split, SCALING, 16, 'cuda')
+    dl = lambda: unlabelled_dl(split, 16, 'cuda')
     say(f'## Asking Model 1 about {n} patches of 128 px (256 px inside), 16 at a time', '', '| what | ms a patch |', '|---'*2 + '|')
-    for name, f in (('prediction', lambda: predict_split(model, split, SCALING)),
+    for name, f in (('prediction', lambda: predict_split(model, split)),
                     ('ten stochastic passes', lambda: query_teacher(model, dl(), 10, progress=False)),
-                    ('statistics of a region, float32', lambda: region_statistics(model, split, SCALING, progress=False))):
+                    ('statistics of a region, float32', lambda: region_statistics(model, split, progress=False))):
         say(f'| {name} | {1000*seconds(f)/n:.2f} |')
     say('')
 

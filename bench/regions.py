@@ -179,11 +179,6 @@ class World:
             res |= {f'{k}, {m}': (s, b.subset(range(20, 20 + m)), b) for m in (7, 20)}
         return res
 
-    def scaling(self, set_name): return self.sets[set_name]().measure_scaling() if set_name == 'synthetic' else self.real_scaling
-    @cached_property
-    def real_scaling(self): # one for all sets of real patches, so that their models can be compared; red, green and blue go from 0 to 4
-        return (self.regions['Hokkaido'] + self.regions['Nepal']).measure_scaling()
-
     def model(self, set_name, name, data, drops=None, models=None, **fields):
         "A trained model, from its folder where that is there"
         folder = self.out/f'{self.seed}'/f'{set_name} {name}'.replace(' ', '_').replace(',', '').replace('/', '-')
@@ -192,7 +187,7 @@ class World:
             flock(lock, LOCK_EX) # another process may be training it
             if not (folder/'model.json').exists():
                 stage = Stage(**{'name': 'base', 'train_drop': 0., **SMALL, **fields})
-                train_stage(stage, data, self.scaling(set_name), models or {}, folder, self.seed, self.device, progress=False,
+                train_stage(stage, data, models or {}, folder, self.seed, self.device, progress=False,
                             resume=(folder/'checkpoint.pt').exists(), cbs=(Dropouts(**drops),) if drops is not None else ())
         return load_for_patches(folder, self.device)[0]
 
@@ -236,7 +231,7 @@ def variance_ratio(model, stats):
 
 
 def own_statistics(w, set_name, model):
-    return region_statistics(model, spread_over(bare(w.sets[set_name]()), 256), w.scaling(set_name), progress=False)
+    return region_statistics(model, spread_over(bare(w.sets[set_name]()), 256), progress=False)
 
 
 def base_rows(w, rows, domain, b):
@@ -244,13 +239,13 @@ def base_rows(w, rows, domain, b):
     set_name, pool, truth = w.domains[domain]
     name = dict(domain=domain, base=b, seed=w.seed)
     if rows.has(**name, method='statistics, whole'): return
-    model, sc = w.base(set_name, b), w.scaling(set_name)
-    def add(method, m, **more): rows.add(**name, method=method, **scored(predict_split(m, truth, sc), truth.y), **more)
+    model = w.base(set_name, b)
+    def add(method, m, **more): rows.add(**name, method=method, **scored(predict_split(m, truth), truth.y), **more)
     own = own_statistics(w, set_name, model)
     add('source', model, **variance_ratio(model, own))
     if ', ' not in domain: add('source, eight symmetries', Symmetric(model))
     add('re-estimated', blended(model, own, 1))
-    stats = ground_statistics(model, clear_patches(bare(pool)), sc)
+    stats = ground_statistics(model, clear_patches(bare(pool)))
     for k, v in (('quarter', .25), ('half', .5), ('whole', 1)): add(f'statistics, {k}', blended(model, stats, v))
 
 
@@ -269,21 +264,21 @@ def few_rows(w, rows, domain, b, start):
     name = dict(domain=domain, base=f'{b}, from {start}', seed=w.seed)
     if not w.real or rows.has(**name, method='statistics of the other 18, whole'): return
     fields, drops = BASES[b]
-    probs, sc = {}, w.scaling('synthetic')
+    probs = {}
     for i, out in enumerate(folds(w.real.ns)):
         held = [k for k, n in enumerate(w.real.ns) if n in out]
         kept = [k for k in range(len(w.real)) if k not in held]
         begin = dict(models=dict(base=w.base('synthetic', start)), init='base', lr=.01) if start != 'scratch' else {}
         model = w.model('synthetic', f'few {b} from {start} fold {i}', dict(train=w.real.subset(kept)), drops, **{**fields, 'iters': 300, **begin})
         seven = bare(w.real).subset((held + kept)[:7])
-        def note(method, m): probs.setdefault(method, []).append(predict_split(m, w.real.subset(held), sc))
+        def note(method, m): probs.setdefault(method, []).append(predict_split(m, w.real.subset(held)))
         note('source', model)
-        note('re-estimated', blended(model, region_statistics(model, bare(w.real).subset(kept), sc, progress=False), 1))
+        note('re-estimated', blended(model, region_statistics(model, bare(w.real).subset(kept), progress=False), 1))
         for text, pool in (('7', seven), ('the other 18', w.hazy_real)):
             if not len(pool := clear_patches(bare(pool))): continue
-            stats = ground_statistics(model, pool, sc)
+            stats = ground_statistics(model, pool)
             for k, v in (('half', .5), ('whole', 1)): note(f'statistics of {text}, {k}', blended(model, stats, v))
-            note(f'statistics of {text}, as adapt_to_region has it', adapt_to_region(model, pool, sc, progress=False)[0])
+            note(f'statistics of {text}, as adapt_to_region has it', adapt_to_region(model, pool, progress=False)[0])
     order = [k for out in folds(w.real.ns) for k, n in enumerate(w.real.ns) if n in out]
     for method, p in probs.items(): rows.add(**name, method=method, **scored(np.concatenate(p), w.real.subset(order).y))
 
@@ -291,19 +286,19 @@ def few_rows(w, rows, domain, b, start):
 def trust_rows(w, rows, domain, b):
     "How well each kind of uncertainty ranks errors, of a base as it is and with the statistics of the region; passes drop p = .3"
     set_name, pool, truth = w.domains[domain]
-    sc, y = w.scaling(set_name), np.stack([*truth.y])
+    y = np.stack([*truth.y])
     for when in ('source', 'whole'):
         for kind in [o for o in UNCERTAINTIES if o != 'members']:
             name = dict(domain=domain, base=b, method=f'trust, {when}: {kind}', seed=w.seed)
             if rows.has(**name): continue
             model = w.base(set_name, b)
-            if when == 'whole': model = blended(model, ground_statistics(model, clear_patches(bare(pool)), sc), 1)
-            prob, unc = query_teacher(model, unlabelled_dl(truth, sc, device=w.device), seed=w.seed, progress=False, kind=kind)
+            if when == 'whole': model = blended(model, ground_statistics(model, clear_patches(bare(pool))), 1)
+            prob, unc = query_teacher(model, unlabelled_dl(truth, device=w.device), seed=w.seed, progress=False, kind=kind)
             pred = (prob > .5).astype(np.uint8)
             labels = np.stack([*select_class_balanced(pred, unc, (.9, .7))[0]])
             slide, rest = labels == 1, labels == 0
             area = [float(np.trapezoid(*risk_coverage(unc[pred == c], y[pred == c] != c)[::-1])) if (pred == c).any() else None for c in (0, 1)]
-            mean = query_teacher(model, unlabelled_dl(truth, sc, device=w.device), seed=w.seed, progress=False, kind=kind,
+            mean = query_teacher(model, unlabelled_dl(truth, device=w.device), seed=w.seed, progress=False, kind=kind,
                 answer='mean')[0] if kind in ('logits', 'symmetries') else prob
             rows.add(**name, kept_precision=round(100*float(y[slide].mean()), 2) if slide.any() else None,
                 all_precision=round(100*float(y[pred == 1].mean()), 2),
@@ -335,8 +330,8 @@ def student_rows(w, rows, domain, b, method):
     set_name, pool, truth = w.domains[domain]
     name = dict(domain=domain, base=b, seed=w.seed)
     if rows.has(**name, method=f'{method}, statistics after'): return
-    base, sc, pool = w.base(set_name, b), w.scaling(set_name), bare(pool)
-    adapted = blended(base, ground_statistics(base, clear_patches(pool), sc), 1)
+    base, pool = w.base(set_name, b), bare(pool)
+    adapted = blended(base, ground_statistics(base, clear_patches(pool)), 1)
     fields = {'teacher': 'teacher', **ON, **{k: v for k, v in BASES[b][0].items() if k in ('arch', 'backbone', 'radiometry')}, **STUDENTS[method]}
     on = fields.pop('on', '')
     models = dict(teacher=adapted if on else base, base=adapted if on == 'whole' else base)
@@ -344,10 +339,10 @@ def student_rows(w, rows, domain, b, method):
     began = time.perf_counter()
     where = domain if fields['teacher'] or on else '' # labels alone are the same for all domains of a base
     model = w.model(set_name, f'{where} {b} {method}', dict(train=w.sets[set_name](), test=pool), models=models, **fields)
-    score = lambda m: scored(predict_split(m, truth, sc), truth.y)
+    score = lambda m: scored(predict_split(m, truth), truth.y)
     rows.add(**name, method=method, **score(model), seconds=round(time.perf_counter() - began))
     rows.add(**name, method=f'{method}, eight symmetries', **score(Symmetric(model)))
-    rows.add(**name, method=f'{method}, statistics after', **score(blended(model, ground_statistics(model, clear_patches(pool), sc), 1)))
+    rows.add(**name, method=f'{method}, statistics after', **score(blended(model, ground_statistics(model, clear_patches(pool)), 1)))
 
 
 def ceiling_rows(w, rows, domain, b):
@@ -355,12 +350,12 @@ def ceiling_rows(w, rows, domain, b):
     set_name, _, truth = w.domains[domain]
     name = dict(domain=domain, base=b, seed=w.seed, method='ceiling, labels of half of the region')
     if rows.has(**name): return
-    sc, half = w.scaling(set_name), len(truth) // 2
+    half = len(truth) // 2
     halves = [truth.subset(range(half)), truth.subset(range(half, len(truth)))] # neighbours on the ground are neighbours in number
     probs = []
     for i, (learn, score) in enumerate((halves, halves[::-1])):
         model = w.model(set_name, f'{domain} {b} ceiling {i}', dict(train=learn), models=dict(base=w.base(set_name, b)), init='base', **ON)
-        probs.append(predict_split(model, score, sc))
+        probs.append(predict_split(model, score))
     rows.add(**name, **scored(np.concatenate(probs[::-1]), truth.y))
 
 
@@ -369,9 +364,8 @@ def decided_rows(w, rows, domain, b):
     set_name, pool, truth = w.domains[domain]
     name = dict(domain=domain, base=b, seed=w.seed, method='statistics, as decided')
     if rows.has(**name): return
-    sc = w.scaling(set_name)
-    model, how = adapt_to_region(w.base(set_name, b), bare(pool), sc, progress=False)
-    rows.add(**name, **scored(predict_split(model, truth, sc), truth.y), weight=how.weight, outcome=how.outcome, moved=how.moved, noise=how.noise)
+    model, how = adapt_to_region(w.base(set_name, b), bare(pool), progress=False)
+    rows.add(**name, **scored(predict_split(model, truth), truth.y), weight=how.weight, outcome=how.outcome, moved=how.moved, noise=how.noise)
 
 
 class Rows:

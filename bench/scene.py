@@ -25,7 +25,7 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rasterio.windows import Window
 
 from landslide_nb.core.precision import amp_dtype
-from landslide_nb.data.bands import L4S_MEANS, Scaling
+from landslide_nb.data.bands import L4S_MEANS
 from landslide_nb.data.landscape import UNSEEN
 from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.segmenter import create_segmenter
@@ -91,7 +91,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         torch.manual_seed(0)
-        save_model(tmp/'model', create_segmenter(backbone=args.backbone), Scaling((0.,)*14, (1.,)*14))
+        save_model(tmp/'model', create_segmenter(backbone=args.backbone))
         (tmp/'small').mkdir()
         make_scene(tmp/'small', 512)
         measure(tmp/'small', tmp/'model', .5, 'plain')

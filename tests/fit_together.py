@@ -57,16 +57,15 @@ stages.PseudoBank, stages.MetricsCSV = Bank, Log
 many_processes()
 labelled, region, new = bright_squares(24, 0), bright_squares(16, 1), bright_squares(16, 2)
 data = dict(train=Watched(labelled.x, labelled.y, labelled.ns), valid=Split(region.x, None, region.ns))
-scaling = labelled.measure_scaling()
 first = Stage('first', arch, backbone, iters=iters, every=iters//2, bs=8, size=64, lr=.05)
 second = replace(first, name='second', teacher='first', unlabelled=('valid',), iters=2*iters//3, every=iters//3)
 models, shown = {}, {}
 for i, s in enumerate((first, second)):
-    models[s.name] = stages.train_stage(s, data, scaling, models, out/s.name, i, 'cpu', amp=False, progress=False)
+    models[s.name] = stages.train_stage(s, data, models, out/s.name, i, 'cpu', amp=False, progress=False)
     shown.update({f'{s.name}.{k}': v for k, v in models[s.name].state_dict().items()})
 bank = seen['bank']
 shown |= dict(patches=torch.tensor(seen['patches'][:iters]), labels=torch.from_numpy(np.asarray(bank.labels)),
               thresholds=torch.tensor(bank.thresholds, dtype=torch.float64),
-              loss=torch.tensor(seen['loss']), f1=torch.tensor(evaluate(models['second'], new, scaling, amp=False)['f1']))
+              loss=torch.tensor(seen['loss']), f1=torch.tensor(evaluate(models['second'], new, amp=False)['f1']))
 save_file({k: v.contiguous() for k, v in shown.items()}, out/f'{rank_distrib()}.safetensors')
 leave_processes()

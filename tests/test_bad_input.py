@@ -18,7 +18,7 @@ from landslide_nb.data.check import check_data
 from landslide_nb.data.synth import write_world
 from landslide_nb.data.store import read_split
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.model.files import save_model
+from landslide_nb.model.files import load_model, save_model
 from test_commands import BIN, refused, run
 
 TINY = '[[stages]]\nname = "only"\nbackbone = "test_resnet"\niters = 2\nevery = 2\nbs = 2\nsize = 128\n'
@@ -31,7 +31,7 @@ def world(tmp_path_factory): return write_world(tmp_path_factory.mktemp('data')/
 @pytest.fixture(scope='module')
 def model(world, tmp_path_factory):
     scaling = read_split(world, progress=False).measure_scaling()
-    return save_model(tmp_path_factory.mktemp('model'), create_segmenter('deeplabv3plus', 'test_resnet'), scaling)
+    return save_model(tmp_path_factory.mktemp('model'), create_segmenter('deeplabv3plus', 'test_resnet', scaling=scaling))
 
 
 @pytest.fixture
@@ -452,8 +452,7 @@ def test_a_constant_band_is_named_and_can_be_learned_from(band, value, root, rec
     assert status == 1 and len([o for o in out.splitlines() if f'constant: band {BANDS[band].name}' in o]) == 8
     status, out, err = said(capsys, 'train', root, tmp_path/'run', recipe=recipe)
     assert status == 0, err
-    info = json.loads((tmp_path/'run/only/model.json').read_text())
-    assert info['scaling']['scale'][band] == 1
+    assert load_model(tmp_path/'run/only')[0].scaling.scale[band] == 1
     assert said(capsys, 'predict', tmp_path/'run/only', root, tmp_path/'pred', prob=True, force=True)[0] == 0
     for p in (tmp_path/'pred').glob('prob_*'):
         with h5py.File(p) as f: assert np.isfinite(f['prob'][()]).all()

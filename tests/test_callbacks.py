@@ -9,7 +9,6 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from torch import nn
 
-from landslide_nb.data.bands import Scaling
 from landslide_nb.data.block import BatchAugment
 from landslide_nb.data.loader import landslide_dls
 from landslide_nb.data.store import Split
@@ -20,7 +19,6 @@ from landslide_nb.selftrain.callback import SelfTraining
 from landslide_nb.train.checkpoint import Checkpoint
 from landslide_nb.train.learner import Precision
 
-UNIT = Scaling((0.,)*14, (1.,)*14)
 
 
 def patches(n, seed):
@@ -47,7 +45,7 @@ class Watch(Callback):
 def fit(tmp_path):
     def run(*cbs, epochs=1, selftrain=True, lr=.05, iters=4, **kw):
         torch.manual_seed(0)
-        dls = landslide_dls(patches(12, 0), valid=patches(4, 1), bs=4, iters=iters, scaling=UNIT, batch_tfms=BatchAugment(), shuffle_seed=0,
+        dls = landslide_dls(patches(12, 0), valid=patches(4, 1), bs=4, iters=iters, batch_tfms=BatchAugment(), shuffle_seed=0,
                             device='cpu')
         learn = Learner(dls, net(), JaccardCE(), lr=lr, metrics=landslide_metrics(), path=tmp_path)
         bank = PseudoBank(net().eval(), dls.test_dl(patches(8, 2)), n=2, seed=0, progress=False)

@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     slides.to_crs(4326).to_file(out/'slides.geojson')
     scene = Scene(out/'scene.tif', out/'dem.tif')
     torch.manual_seed(0)
-    save_model(out/'model', create_segmenter(backbone='test_resnet'), scene_split(scene, progress=False).measure_scaling())
+    save_model(out/'model', create_segmenter(backbone='test_resnet', scaling=scene_split(scene, progress=False).measure_scaling()))
     box = lambda left, top: shapely.box(500_000 + 10*left, 5_100_000 - 10*top - 300, 500_300 + 10*left, 5_100_000 - 10*top)
     boxes = [box(*o) for o in ((300, 10), (20, 330), (200, 200))]
     frame = gpd.GeoDataFrame(dict(checked=['right']*6 + ['wrong', 'wrong', None]), geometry=[*slides.geometry[:6], *boxes], crs=slides.crs)
@@ -161,9 +161,9 @@ def test_a_model_learns_from_what_a_person_said(world, tmp_path, capsys):
     known = CheckedMap(said, Scene(world/'scene.tif', world/'dem.tif').grid)(0, 0, 400, 400)
     before, after = ([float(read(tmp_path/o/'probability.tif')[known == k].mean()) for k in (0, 1)] for o in 'ab')
     assert after[0] < before[0] and after[0] - before[0] < after[1] - before[1], (before, after)
-    told, info = json.loads((tmp_path/'new/adapt.json').read_text()), load_model(tmp_path/'new')[1]
+    told, (net, info) = json.loads((tmp_path/'new/adapt.json').read_text()), load_model(tmp_path/'new')
     assert (told['right'] + told['wrong'], told['checked_pixels']) == (len(frame), (known != 255).sum()) and told['wrong']
-    assert info.scaling == load_model('starter')[1].scaling and not info.home
+    assert net.scaling == load_model('starter')[0].scaling and not info.home
     refused_here(capsys, adapt_command, 'starter', world/'scene.tif', tmp_path/'new', labels=said, **kw, words=['already holds a model'])
 
 

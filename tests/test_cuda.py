@@ -30,19 +30,18 @@ def close(a, b, tol): assert float(np.abs(np.asarray(a) - np.asarray(b)).max()) 
 
 
 def test_a_gpu_says_what_the_processor_says(world):
-    scaling = world['train'].measure_scaling()
     torch.manual_seed(0)
-    here = create_segmenter(backbone='resnet10t').eval()
+    here = create_segmenter(backbone='resnet10t', scaling=world['train'].measure_scaling()).eval()
     with torch.no_grad():
         for k in range(3): here.train()(torch.randn(8, 14, 128, 128))
     here.eval()
     there = create_segmenter(backbone='resnet10t').eval()
     there.load_state_dict(here.state_dict())
     there.cuda()
-    probs = [predict_split(m, world['test'], scaling, amp=False) for m in (here, there)]
+    probs = [predict_split(m, world['test'], amp=False) for m in (here, there)]
     close(*probs, 1e-3)
-    close(probs[0], predict_split(there, world['test'], scaling), .1) # in the lower precision
-    a, b = (region_statistics(m, world['test'], scaling, progress=False) for m in (here, there))
+    close(probs[0], predict_split(there, world['test']), .1) # in the lower precision
+    a, b = (region_statistics(m, world['test'], progress=False) for m in (here, there))
     for k in a.norms: close(a.norms[k].mean.cpu(), b.norms[k].mean.cpu(), 1e-3)
     guide = np.stack([guide_image(o).transpose(2, 0, 1) for o in world['test'].x[:2]])
     close(*(meanfield_crf(probs[0][:2], guide, CRFParams(), device=d).cpu() for d in ('cpu', 'cuda')), 1e-3)
@@ -50,15 +49,15 @@ def test_a_gpu_says_what_the_processor_says(world):
 
 @pytest.mark.parametrize('fields', [dict(), dict(region=True, radiometry=.5, separate=True, refresh=1, from_student=True, average=.9)])
 def test_a_stage_trains_on_a_gpu(world, fields, tmp_path):
-    scaling, small = world['train'].measure_scaling(), dict(backbone='resnet10t', size=128, bs=4, iters=4, every=2)
-    first = train_stage(Stage('first', **small), world, scaling, {}, tmp_path/'first', device='cuda', progress=False)
+    small = dict(backbone='resnet10t', size=128, bs=4, iters=4, every=2)
+    first = train_stage(Stage('first', **small), world, {}, tmp_path/'first', device='cuda', progress=False)
     stage = Stage('second', teacher='first', init='first', unlabelled=('test',), **small, **fields)
-    model = train_stage(stage, on_device(world, 'cuda'), scaling, dict(first=first), tmp_path/'second', device='cuda', progress=False)
+    model = train_stage(stage, on_device(world, 'cuda'), dict(first=first), tmp_path/'second', device='cuda', progress=False)
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    prob, unc = query_teacher(model, unlabelled_dl(world['test'], scaling, 4, 'cuda'), progress=False, seed=0)
+    prob, unc = query_teacher(model, unlabelled_dl(world['test'], 4, 'cuda'), progress=False, seed=0)
     assert np.isfinite(prob).all() and (unc >= 0).all() and unc.max() > 0
     saved = load_for_patches(tmp_path/'second')[0]
-    close(predict_split(saved, world['test'], scaling, amp=False), predict_split(model, world['test'], scaling, amp=False), 1e-2)
+    close(predict_split(saved, world['test'], amp=False), predict_split(model, world['test'], amp=False), 1e-2)
 
 
 def test_an_explorer_asks_on_a_gpu(world):
@@ -66,5 +65,5 @@ def test_an_explorer_asks_on_a_gpu(world):
     patches = Patches(world['test'])
     says = Opinions('starter', patches, kind='margin')
     assert next(says.model.parameters()).is_cuda
-    there = predict_split(load_for_patches('starter')[0], world['test'], says.scaling, amp=False)
+    there = predict_split(load_for_patches('starter')[0], world['test'], amp=False)
     close(says(0)[0], there[0], .1) # in the lower precision

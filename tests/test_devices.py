@@ -48,9 +48,9 @@ def test_the_devices_cannot_be_mixed():
 
 @MODELS
 def test_a_self_training_step_stays_on_its_device(split, arch, backbone):
-    model, augment, scaling = model_on('meta', arch, backbone), BatchAugment(SIZE), split.measure_scaling()
-    bank = PseudoBank(None, unlabelled_dl(split, scaling, BS, 'meta'))
-    labelled = landslide_dls(split, valid_pct=0, bs=BS, scaling=scaling, batch_tfms=augment, shuffle_seed=0, device='meta').train
+    model, augment = model_on('meta', arch, backbone), BatchAugment(SIZE)
+    bank = PseudoBank(None, unlabelled_dl(split, BS, 'meta'))
+    labelled = landslide_dls(split, valid_pct=0, bs=BS, batch_tfms=augment, shuffle_seed=0, device='meta').train
     st = SelfTraining(bank, augment)
     st.rng, st.batches, st.tfms = np.random.default_rng(0), iter([batch(bank.dl, split)]), [augment]
     x, y = batch(labelled, split)

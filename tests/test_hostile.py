@@ -40,7 +40,7 @@ class Bomb:
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp('saved'), create_segmenter('deeplabv3plus', 'test_resnet'), SCALING)
+    return save_model(tmp_path_factory.mktemp('saved'), create_segmenter('deeplabv3plus', 'test_resnet', scaling=SCALING))
 
 
 @pytest.fixture
@@ -228,10 +228,20 @@ SCALINGS = {'NaN': dict(shift=[float('nan')]*14, scale=[1]*14), 'infinity': dict
 
 @pytest.mark.parametrize('name', SCALINGS)
 def test_scalings_that_would_give_nonsense(name, model, world, capsys):
-    meta = json.loads((model/'model.json').read_text())
-    (model/'model.json').write_text(json.dumps({**meta, 'scaling': SCALINGS[name]}))
+    "In a description of format 2, which held them"
+    meta, weights = json.loads((model/'model.json').read_text()), load_file(model/'model.safetensors')
+    (model/'model.json').write_text(json.dumps({**meta, 'format': 2, 'scaling': SCALINGS[name]}))
+    save_file({k: v for k, v in weights.items() if k not in ('shift', 'scale')}, model/'model.safetensors')
     if name == 'none': one_line(*said(capsys, 'predict', model, world, model.parent/'out'), 'without its scaling')
     else: predict_refuses(model, world, capsys, 'model.json', 'scaling')
+
+
+@pytest.mark.parametrize('key, value', [('shift', float('nan')), ('scale', float('inf')), ('scale', 0.), ('scale', -1.)])
+def test_weights_that_would_scale_to_nonsense(key, value, model, world, capsys):
+    weights = load_file(model/'model.safetensors')
+    weights[key][3] = value
+    save_file(weights, model/'model.safetensors')
+    predict_refuses(model, world, capsys, 'model.safetensors', key)
 
 
 def test_a_large_backbone_takes_no_memory_before_it_is_refused(model, world, capsys, monkeypatch):
@@ -251,7 +261,7 @@ def test_a_large_backbone_takes_no_memory_before_it_is_refused(model, world, cap
 
 def test_a_sound_model_loads_without_network(model):
     net, info = load_model(model)
-    assert info.scaling == SCALING and net(torch.zeros(1, 14, 32, 32)).shape == (1, 2, 32, 32)
+    assert net.scaling == SCALING and net(torch.zeros(1, 14, 32, 32)).shape == (1, 2, 32, 32)
 
 
 # Recipes

@@ -99,7 +99,7 @@ def test_what_is_kept(learn, sources, tmp_path):
     again = load_segmenter(learn.save_segmenter(tmp_path/'model'), device='cpu')
     f = sources['files'][0]
     with again.no_bar(): assert torch.equal(again.predict(f)[2], learn.predict(f)[2])
-    assert again.dls.scaling == learn.dls.scaling and again.recipe == learn.recipe
+    assert again.model.scaling == learn.model.scaling and again.recipe == learn.recipe
     assert dropout_site(again.model).train_p == dropout_site(learn.model).train_p == 0
     with pytest.raises(RuntimeError, match='save_segmenter'): learn.export()
 
@@ -135,7 +135,7 @@ def test_a_model_that_magnifies(sources, tmp_path):
         learn.fit(1)
         assert {*sizes} == {192}
         assert list(learn.validate(ds_idx=0)) == list(learn.validate(ds_idx=1))
-        learn.dls = landslide_dls(split, valid_pct=0, bs=4, scaling=dls.scaling, progress=False, device='cpu')
+        learn.dls = landslide_dls(split, valid_pct=0, bs=4, progress=False, device='cpu')
         learn.fit(1)
     assert {*sizes} == {192}
 

@@ -441,8 +441,8 @@ def net(): return create_segmenter('deeplabv3plus', 'test_resnet').eval()
 @settings(max_examples=8)
 def test_predictions_do_not_depend_on_the_batch_size(net, bs, seed):
     x = rng_of(seed).random((5, N_BANDS, 32, 32), dtype=np.float32)
-    split, scaling = Split(x, None, list(range(5))), Scaling((0.,)*14, (1.,)*14)
-    want = predict_split(net, split, scaling, 5, 'cpu', amp=False)
+    split = Split(x, None, list(range(5)))
+    want = predict_split(net, split, 5, 'cpu', amp=False)
     perm = rng_of(seed).permutation(5)
-    assert np.abs(predict_split(net, split, scaling, bs, 'cpu', amp=False) - want).max() < 1e-5
-    assert np.abs(predict_split(net, Split(x[perm], None, perm.tolist()), scaling, bs, 'cpu', amp=False) - want[perm]).max() < 1e-5
+    assert np.abs(predict_split(net, split, bs, 'cpu', amp=False) - want).max() < 1e-5
+    assert np.abs(predict_split(net, Split(x[perm], None, perm.tolist()), bs, 'cpu', amp=False) - want[perm]).max() < 1e-5

@@ -27,13 +27,13 @@ def model(tmp_path_factory):
     "Random weights that mark a fiftieth of the labelled region, with its statistics"
     torch.manual_seed(0)
     split = Split(np.stack([synth_patch(LABELLED, n)[0] for n in range(24)]), None, [*range(1, 25)])
-    net, scaling = create_segmenter(backbone='test_resnet').eval(), split.measure_scaling()
-    net = blended(net, region_statistics(net, split, scaling, progress=False), 1)
+    net = create_segmenter(backbone='test_resnet', scaling=split.measure_scaling()).eval()
+    net = blended(net, region_statistics(net, split, progress=False), 1)
     with torch.no_grad():
-        logits = net(torch.from_numpy(scaling.encode(split.x[:8])))
+        logits = net(torch.from_numpy(split.x[:8]))
         head = [o for o in net.modules() if isinstance(o, torch.nn.Conv2d) and o.out_channels == 2][-1]
         head.bias[0] += (logits[:, 1] - logits[:, 0]).quantile(.98)
-    return save_model(tmp_path_factory.mktemp('model'), net, scaling)
+    return save_model(tmp_path_factory.mktemp('model'), net)
 
 
 @pytest.fixture(scope='module')
@@ -80,14 +80,14 @@ def test_a_model_without_batch_norms_is_left_as_it_is(model):
     for m in [*net.modules()]:
         for k, o in [*m.named_children()]:
             if isinstance(o, torch.nn.modules.batchnorm._BatchNorm): setattr(m, k, torch.nn.Identity())
-    same, how = adapt_to_region(net, Split(np.stack(UNSEEN_PATCHES), None, [*range(1, 9)]), info.scaling)
+    same, how = adapt_to_region(net, Split(np.stack(UNSEEN_PATCHES), None, [*range(1, 9)]))
     assert str(how).startswith('the model has no batch norm') and how.weight == 0
 
 
 def test_prediction_does_not_hang_on_the_order_of_the_patches(model):
     net, info = load_model(model)
     a = Split(np.stack(UNSEEN_PATCHES), None, [*range(1, 9)])
-    first, second = (adapt_to_region(net, o, info.scaling, progress=False)[0].state_dict() for o in (a, a.subset([*range(8)][::-1])))
+    first, second = (adapt_to_region(net, o, progress=False)[0].state_dict() for o in (a, a.subset([*range(8)][::-1])))
     assert all(torch.allclose(first[k], second[k], rtol=1e-4, atol=1e-4) for k in first)
 
 

@@ -32,7 +32,7 @@ def scene(tmp_path_factory):
     out = tmp_path_factory.mktemp('right')
     write_scene(out, 256, seed=1)
     torch.manual_seed(0)
-    save_model(out/'model', create_segmenter(backbone='test_resnet'), Scaling((0.,)*14, (1.1, *(1.,)*13)))
+    save_model(out/'model', create_segmenter(backbone='test_resnet', scaling=Scaling((0.,)*14, (1.1, *(1.,)*13))))
     return out
 
 

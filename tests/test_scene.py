@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from landslide_nb.data.bands import Scaling
 from landslide_nb.data.landscape import UNSEEN
 from landslide_nb.data.synth import synth_patch, write_world
 from landslide_nb.model.segmenter import create_segmenter
@@ -57,7 +56,7 @@ def world(tmp_path_factory):
         a[:, 200:240, 300:330] = 0
         src.write(a)
     torch.manual_seed(0)
-    save_model(out/'model', create_segmenter(backbone='test_resnet'), Scaling((0.,)*14, (1.,)*14))
+    save_model(out/'model', create_segmenter(backbone='test_resnet'))
     return out
 
 

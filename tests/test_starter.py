@@ -26,15 +26,15 @@ def test_it_is_small_and_has_a_card():
 def test_it_knows_mountains_that_it_has_not_seen():
     model, info = load_for_patches('starter')
     x, y = (np.stack(o) for o in zip(*(ground_patch((12345, i)) for i in range(12))))
-    assert evaluate(model, Split(x, y, [*range(1, 13)]), info.scaling)['f1'] > .6
+    assert evaluate(model, Split(x, y, [*range(1, 13)]))['f1'] > .6
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='no real patches are at hand')
 def test_it_finds_landslides_on_real_patches_and_adapting_does_not_ruin_that():
     model, info = load_for_patches('starter')
     real = read_split(REAL, 'train', progress=False)
-    there, how = adapt_to_region(model, Split(real.x, None, real.ns), info.scaling, progress=False)
-    before, after = (evaluate(o, real, info.scaling)['f1'] for o in (model, there))
+    there, how = adapt_to_region(model, Split(real.x, None, real.ns), progress=False)
+    before, after = (evaluate(o, real)['f1'] for o in (model, there))
     assert how.outcome == 'adapted' and min(before, after) > .3 and abs(after - before) < .03
 
 
@@ -60,7 +60,7 @@ def test_patches_and_what_starts_from_it(tmp_path):
     res = run('train', tmp_path/'w', tmp_path/'run', '--recipe', tmp_path/'r.toml', '--init', 'starter', '--device', 'cpu')
     assert res.returncode == 0, res.stderr
     mine, starter = (load_for_patches(o) for o in (tmp_path/'run/mine', 'starter'))
-    assert mine[1].config['backbone'] == starter[1].config['backbone'] and mine[1].scaling == starter[1].scaling and not mine[0].home
+    assert mine[1].config['backbone'] == starter[1].config['backbone'] and mine[0].scaling == starter[0].scaling and not mine[0].home
     (tmp_path/'odd.toml').write_text('[[stages]]\nname = "mine"\nbackbone = "resnet18"\ninit = "starter"\niters = 2\n')
     res = run('train', tmp_path/'w', tmp_path/'odd', '--recipe', tmp_path/'odd.toml', '--device', 'cpu')
     assert (res.returncode, len(res.stderr.splitlines())) == (1, 1) and 'cannot start from the starter' in res.stderr

@@ -28,7 +28,7 @@ def main(tmp):
     write_world(tmp/'world', train=96, valid=1, test=1, progress=False)
     data = dict(train=read_split(tmp/'world', 'train', progress=False))
     stage = Stage('model', iters=300, lr=.02, every=300, backbone='resnet10t', bs=8, size=128)
-    train_stage(stage=stage, data=data, scaling=data['train'].measure_scaling(), models={}, out=tmp/'model', progress=False)
+    train_stage(stage=stage, data=data, models={}, out=tmp/'model', progress=False)
     write_scene(tmp/'scene', 400, seed=1)
     scene, truth = Scene(tmp/'scene/scene.tif', tmp/'scene/dem.tif'), read(tmp/'scene/truth.tif')
     image = np.asarray(scene.preview(400)[0], float)

@@ -71,7 +71,7 @@ def main():
     stage = Stage('starter', backbone=args.backbone, size=128, iters=args.iters, bs=args.bs, lr=args.lr, radiometry=.5, every=250)
     folder = args.out/f'{args.backbone}-{args.seed}-{args.patches}-{args.iters}'
     if not (folder/'model.json').exists():
-        train_stage(stage, dict(train=split), split.measure_scaling(), {}, folder, args.seed, args.device, resume=(folder/'checkpoint.pt').exists())
+        train_stage(stage, dict(train=split), {}, folder, args.seed, args.device, resume=(folder/'checkpoint.pt').exists())
     ship(folder, args.ship)
 
 

@@ -208,12 +208,12 @@ def predict(
         check_range(0, None, seed=seed)
         net, info = load_run(model, pick_device(device))
         patches = read_split(data, split, bad=bad)
-        if not force: check_units(patches.x, data, info.scaling)
+        if not force: check_units(patches.x, data, net.scaling)
         if adapt or is_starter(model) and not no_adapt:
-            net, lines = adapt_members(net, patches, info.scaling, bs=bs)
+            net, lines = adapt_members(net, patches, bs=bs)
             print('\n'.join(lines))
         if symmetries: net = Symmetric(net)
-        share = predict_folder(net, patches, info.scaling, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob,
+        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob,
                                save_crf=crf_prob, threshold=threshold, n=passes, p=drop, bs=bs, seed=seed)
         if zip: submission_zip(out)
         print(f'{len(patches)} masks in {out}, {100*share:.2f} % landslide')
@@ -282,9 +282,9 @@ def repair(
         if patches.y is None: raise InputError(data, "split 'train' has no masks")
         some = spread_over(patches, 256)
         if not any((y == 1).any() for y in some.y): raise InputError(data, 'no pixel of the patches is landslide, so nothing could be compared')
-        again = reestimated(net, some, info.scaling, bs)
-        for name, o in (('before', net), ('after', again)): print(f'{name}: {in_domain(o, some, info.scaling, bs)}')
-        save_model(out, again, info.scaling, info.recipe)
+        again = reestimated(net, some, bs)
+        for name, o in (('before', net), ('after', again)): print(f'{name}: {in_domain(o, some, bs)}')
+        save_model(out, again, info.recipe)
         print(f'the model after is in {out}')
 
 # %% ../../nbs/93_app.commands.ipynb #3f96d984

@@ -51,7 +51,7 @@ def ablation_rows(
     taught = {s.name for s in stages if s.teacher}
     for s in stages:
         model, info = load_model(Path(run)/s.name, device)
-        prob, name = predict_split(model, split, info.scaling), s.name.removesuffix('_without')
+        prob, name = predict_split(model, split), s.name.removesuffix('_without')
         variant = 'with' if s.teacher else 'without'
         rows.append(dict(model=name, variant=variant, **score_masks(prob > .5, split.y)))
         if s.teacher or name not in taught:
@@ -100,7 +100,7 @@ def final_maps(
     "What the last model of a run says of a split: its probability, the uncertainty of its stochastic passes, the probability after the CRF"
     recipe, seed = read_run(run)
     model, info = load_model(Path(run)/recipe.stages[-1].name, device)
-    prob, unc = query_teacher(model, unlabelled_dl(split, info.scaling, device=device), seed=seed, progress=progress)
+    prob, unc = query_teacher(model, unlabelled_dl(split, device=device), seed=seed, progress=progress)
     return dict(prob=prob, unc=unc, crf=crf_split(prob, split.x, progress=progress))
 
 # %% ../../nbs/90_app.report.ipynb #08cfece9

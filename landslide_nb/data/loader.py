@@ -16,10 +16,10 @@ from fastai.torch_core import default_device
 from fastcore.basics import chunked, listify, patch
 from fastcore.foundation import L
 from ..core.errors import PatchError
-from .bands import IGNORE, N_BANDS, Scaling
+from .bands import IGNORE, N_BANDS
 from .hdf5 import read_mask
 from .folders import SPLITS, PatchFile
-from .block import ScaleBands, refuse
+from .block import refuse
 from .store import Split, read_files, read_split
 
 # %% ../../nbs/19_data.loader.ipynb #ce2cbbe4
@@ -207,7 +207,6 @@ def landslide_dls(
     bs: int = 16,         # batch size
     valid_pct: float = .2,# share held out for validation where `valid` is not given; 0 for none
     seed: int = 0,        # of the hold-out
-    scaling: Scaling = None, # constants to use, measured on the training part by default
     batch_tfms = None,    # further batch transforms, such as `BatchAugment` or fastai's `aug_transforms`
     item_tfms = None,     # none that there is fits: patches come in batches
     iters: int = None,    # batches an epoch, one pass over the patches by default
@@ -216,18 +215,13 @@ def landslide_dls(
     device = None,        # where batches go, fastai's default by default
     progress: bool = True,# show bars
     **kwargs              # passed to `SplitDL`
-) -> DataLoaders: # with `scaling`
+) -> DataLoaders:
     "fastai DataLoaders over labelled patches; `PatchError` where they are missing, broken or have no masks, `TypeError` for a transform that cannot be right"
     for t in (*listify(item_tfms), *listify(batch_tfms)): refuse(t)
     if item_tfms: raise TypeError(f'{type(listify(item_tfms)[0]).__name__}: patches come in batches, so it belongs into `batch_tfms`')
     train = labelled(source, split, progress)
     if valid is not None: valid = labelled(source if isinstance(valid, str) and valid in SPLITS else valid, valid, progress)
     else: train, valid = held_out(train, valid_pct, seed)
-    scaling = scaling or train.measure_scaling()
-    for t in listify(batch_tfms):
-        if getattr(t, 'scaling', t) is None: t.scaling = scaling # one that works in physical units
-    kwargs |= dict(bs=bs, after_batch=[ScaleBands(scaling), *listify(batch_tfms)])
-    res = DataLoaders(SplitDL(train, shuffle=True, iters=iters, seed=shuffle_seed, share=share, **kwargs),
-                      SplitDL(valid if len(valid) else train.subset(range(min(bs, len(train)))), **kwargs), device=device or default_device())
-    res.scaling = scaling
-    return res
+    kwargs |= dict(bs=bs, after_batch=listify(batch_tfms))
+    return DataLoaders(SplitDL(train, shuffle=True, iters=iters, seed=shuffle_seed, share=share, **kwargs),
+                       SplitDL(valid if len(valid) else train.subset(range(min(bs, len(train)))), **kwargs), device=device or default_device())

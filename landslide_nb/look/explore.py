@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from fastai.torch_core import default_device
 from ..core.progress import with_bar
-from ..data.bands import BANDS, IGNORE, L4S_MEANS, RGB, Scaling, rgb
+from ..data.bands import BANDS, IGNORE, L4S_MEANS, RGB, rgb
 from ..data.hdf5 import read_mask, read_patch
 from ..data.folders import patch_files
 from ..data.arrays import open_store
@@ -55,16 +55,11 @@ class Patches:
 
 # %% ../../nbs/54_look.explore.ipynb #994ee3a1
 def opinion_of(
-    model,                 # module, Learner, or folder of a model or a run, or 'starter'
-    scaling: Scaling = None# known of a Learner or a folder
-) -> tuple: # module, scaling
-    "A model that can be asked, as it is now; `ValueError` where nothing says how its patches were scaled"
-    if isinstance(model, (str, Path)):
-        model, info = load_run(model, default_device())
-        scaling = info.scaling
-    if hasattr(model, 'dls'): model, scaling = model.model, scaling or getattr(model.dls, 'scaling', None)
-    if scaling is None: raise ValueError('a model needs the scaling that its patches had: give `scaling`, a Learner, or the folder of a saved model')
-    return copy.deepcopy(model).eval(), scaling # a slider is answered while a cell may be training the model
+    model # module, Learner, or folder of a model or a run, or 'starter'
+) -> torch.nn.Module:
+    "A model that can be asked, as it is now"
+    if isinstance(model, (str, Path)): model = load_run(model, default_device())[0]
+    return copy.deepcopy(getattr(model, 'model', model) if hasattr(model, 'dls') else model).eval() # a slider is answered while a cell may be training the model
 
 # %% ../../nbs/54_look.explore.ipynb #569d8d75
 class Opinions:
@@ -72,10 +67,9 @@ class Opinions:
     def __init__(self,
         model,                  # module, Learner, or folder of a model or a run, or 'starter'
         patches: Patches,       # to ask about
-        scaling: Scaling = None,# the model's, known of a Learner or a folder
         kind: str = 'symmetries'# of `UNCERTAINTIES`
     ):
-        (self.model, self.scaling), self.patches, self.kind = opinion_of(model, scaling), patches, kind
+        self.model, self.patches, self.kind = opinion_of(model), patches, kind
         self.ask = lru_cache(512)(self._ask) # some 64 MB
 
     def __call__(self,
@@ -85,7 +79,7 @@ class Opinions:
         return self.ask(int(i))
 
     def _ask(self, i):
-        x = self.scaling.encode(torch.as_tensor(np.asarray(self.patches.read(i)[0]), dtype=torch.float32)[None])
+        x = torch.as_tensor(np.asarray(self.patches.read(i)[0]), dtype=torch.float32)[None]
         with evaluating(self.model): return tuple(o[0] for o in query_batch(self.model, x, kind=self.kind, seed=0))
 
 # %% ../../nbs/54_look.explore.ipynb #19b6a820
@@ -232,14 +226,13 @@ def three_bands(
 # %% ../../nbs/54_look.explore.ipynb #fe16704b
 def explore(
     source,               # patches: data folder in either layout, packed store, `Split`, file, array; see `as_split`
-    model = None,         # what it says of them is shown too: Learner, folder of a model or run, 'starter', or a module with its `scaling`
+    model = None,         # what it says of them is shown too: Learner, folder of a model or run, 'starter', or a module
     split: str = 'train', # which of a folder or store
-    scaling: Scaling = None, # the model's, where it is a module
     kind: str = 'symmetries', # of uncertainty, see `UNCERTAINTIES`
     progress: bool = True # show bars
 ) -> Explorer:
     "Walk through patches by number, landslides, uncertainty or loss; click a pixel for its spectrum. `PatchError` for files that cannot be used"
-    walk = Walk(patches := Patches(source, split, progress), Opinions(model, patches, scaling, kind) if model is not None else None)
+    walk = Walk(patches := Patches(source, split, progress), Opinions(model, patches, kind) if model is not None else None)
     names, layers = [b.name for b in BANDS], ['truth']*patches.labelled + ['probability', 'uncertainty']*(model is not None) + ['nothing']
     controls = dict(
         n=Control(0, (0, len(patches) - 1, 1), 'patch', 'the n-th in the order'), order=Control('number', list(walk.ways), note='largest first'),

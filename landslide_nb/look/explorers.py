@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.colors import to_rgb
 from fastcore.basics import patch
-from ..data.bands import IGNORE, RGB, Scaling, rgb
+from ..data.bands import IGNORE, RGB, rgb
 from ..data.loader import as_split
 from ..model.metrics import confusion, scores, threshold_scores
 from ..model.uncertainty import UNCERTAINTIES
@@ -260,20 +260,19 @@ def adapted_panels(
 
 # %% ../../nbs/55_look.explorers.ipynb #e1e001f5
 def explore_adapt(
-    model,                # Learner, folder of a model or run, 'starter', or a module with its `scaling`
+    model,                # Learner, folder of a model or run, 'starter', or a module
     region,               # unlabelled patches of the region; see `as_split`
     truth = None,         # their masks `(N, H, W)`, where they are known; those of the region by default
     split: str = 'valid', # which of a folder or store
-    scaling: Scaling = None, # the model's, where it is a module
     weight: float = None, # how far to go, see `adapt_to_region`
     progress: bool = True # show bars
 ) -> Explorer:
     "Maps before and after taking a model to a region by its statistics, with a slider between them, and where they differ; `PatchError` for files that cannot be used"
-    net, scaling = opinion_of(model, scaling)
+    net = opinion_of(model)
     patches = as_split(region, split, progress)
     truth = patches.y if truth is None else as_numpy(truth)
-    there, how = adapt_members(net, patches, scaling, weight=weight, progress=progress)
-    probs = tuple(predict_split(o, patches, scaling, progress=progress) for o in (net, there))
+    there, how = adapt_members(net, patches, weight=weight, progress=progress)
+    probs = tuple(predict_split(o, patches, progress=progress) for o in (net, there))
     return Explorer(lambda **state: adapted_panels(patches.x, probs, None if truth is None else np.asarray(truth[:]), how, **state),
                     dict(n=Control(most(probs[0] > .5), (0, len(patches) - 1, 1), 'patch'), swipe=Control(.5, (0., 1., .02), 'before | after'),
                          threshold=Control(.5, (0., 1., .02)), show=Control('map', ['map', 'probability'])))

@@ -40,15 +40,19 @@ def model_folder(
     "Where the model lies"
     return Path(str(files('landslide_nb')/'starter')) if is_starter(path) else Path(path)
 
+# %% ../../nbs/24_model.files.ipynb #dbb78791
+FORMAT, SCALED = 3, 2 # what is written; what was written while the description held the scaling
+
 # %% ../../nbs/24_model.files.ipynb #4a67698b
 @dataclass(frozen=True)
 class ModelInfo:
     "What stands beside the weights"
     config: dict          # arguments of `create_segmenter`
-    scaling: Scaling|None # the training split's constants
     recipe: dict|None     # the stage that trained it
     version: str          # of the library that wrote it
     adapted: dict|None = None # to which region, and how: an `Adaptation` as a dict and the model it was
+    scaling: Scaling|None = None # of a description of format 2; since format 3 it lies with the weights
+    format: int = FORMAT  # of the description
 
     @property
     def home(self):
@@ -66,9 +70,6 @@ class ModelInfo:
     def distorted(self):
         "Whether its batch norms remember the dropout of its training, and were not measured again since (training with radiometric augmentation ended so)"
         return self.config['drop'] > 0 and not self.radiometry
-
-# %% ../../nbs/24_model.files.ipynb #dbb78791
-FORMAT = 2
 
 # %% ../../nbs/24_model.files.ipynb #63ae88f2
 KINDS = dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float), drop=(int, float))
@@ -149,6 +150,7 @@ def check_values(
     for k, v in want.items():
         if have[k].dtype != v.dtype: raise ModelError(path, f'{k} is {have[k].dtype}, expected {v.dtype}')
         if not have[k].isfinite().all(): raise ModelError(path, f'{k} has values that are not finite')
+        if k == 'scale' and not (have[k] > 0).all(): raise ModelError(path, 'scale has values that are not positive')
 
 # %% ../../nbs/24_model.files.ipynb #821e6b7a
 def unwrapped(
@@ -163,7 +165,6 @@ def unwrapped(
 def save_model(
     path,                   # folder
     model: Segmenter,       # from `create_segmenter`; compiled, parallel or in half precision as it may be
-    scaling: Scaling = None,# the constants its patches were scaled with
     recipe: dict = None,    # plain data that tells where it came from
     adapted: dict = None    # likewise, of the region it was adapted to
 ) -> Path: # the folder
@@ -175,7 +176,7 @@ def save_model(
     check_shapes(path, {k: tuple(v.shape) for k, v in weights.items()}, {k: tuple(v.shape) for k, v in plan.items()})
     check_values(path, weights, plan)
     meta = json.dumps(dict(format=FORMAT, version=__version__, config=config, bands=[b.name for b in BANDS],
-                           scaling=scaling and scaling.to_dict(), recipe=recipe, **(dict(adapted=adapted) if adapted else {})), indent=2)
+                           recipe=recipe, **(dict(adapted=adapted) if adapted else {})), indent=2)
     with atomic_path(path/'model.safetensors') as tmp: save_file(weights, tmp)
     with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
     return path
@@ -189,7 +190,7 @@ def read_meta(
     if Path(path).stat().st_size > 2**24: raise ModelError(path, 'too large for a model description')
     try: meta = json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError): raise ModelError(path, 'not JSON') from None
-    if not isinstance(meta, dict) or meta.get('format') != FORMAT: raise ModelError(path, f'not a model description of format {FORMAT}')
+    if not isinstance(meta, dict) or meta.get('format') not in (FORMAT, SCALED): raise ModelError(path, f'not a model description of format {FORMAT}')
     if meta.get('bands') != [b.name for b in BANDS]: raise ModelError(path, 'made for other bands than this library knows')
     return meta
 
@@ -199,8 +200,8 @@ def read_model_json(
 ) -> ModelInfo:
     "What stands beside the weights, checked; `ModelError` for anything that does not fit"
     meta = read_meta(path)
-    config, scaling = checked_config(path, meta.get('config')), checked_scaling(path, meta.get('scaling'))
-    return ModelInfo(config, scaling, meta.get('recipe'), str(meta.get('version')), meta.get('adapted'))
+    config, old = checked_config(path, meta.get('config')), meta['format'] == SCALED
+    return ModelInfo(config, meta.get('recipe'), str(meta.get('version')), meta.get('adapted'), checked_scaling(path, meta.get('scaling')) if old else None, meta['format'])
 
 # %% ../../nbs/24_model.files.ipynb #9309a30b
 def weight_shapes(
@@ -212,20 +213,31 @@ def weight_shapes(
         with safe_open(path, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except (SafetensorError, OSError, ValueError) as e: raise ModelError(path, f'not a safetensors file ({e})') from None
 
+# %% ../../nbs/24_model.files.ipynb #1a827636
+def scaling_weights(
+    info: ModelInfo # what stands beside the weights
+) -> dict: # name -> tensor, nothing where they are among the weights
+    "The scaling of a model whose description holds it"
+    if info.format != SCALED: return {}
+    n = info.config['in_channels']
+    shift, scale = (info.scaling.shift, info.scaling.scale) if info.scaling else ((0.,)*n, (1.,)*n)
+    return dict(shift=torch.tensor(shift)[:, None, None], scale=torch.tensor(scale)[:, None, None])
+
 # %% ../../nbs/24_model.files.ipynb #58e000dd
 def load_model(
     path,         # folder that `save_model` wrote, or 'starter'
     device = 'cpu'# where to put it
-) -> tuple: # the model in eval mode and its `ModelInfo`: config, scaling, recipe, version
+) -> tuple: # the model in eval mode and its `ModelInfo`: config, recipe, version
     "A saved model; `ModelError` names the file and the fault; nothing is fetched and nothing is unpickled"
     path = model_folder(path)
     if not path.is_dir(): raise ModelError(path, 'not a folder' if path.exists() else 'no such folder')
     info, weights = read_model_json(path/'model.json'), path/'model.safetensors'
-    have = weight_shapes(weights)
+    known = scaling_weights(info)
+    have = weight_shapes(weights) | {k: tuple(v.shape) for k, v in known.items()}
     try: want = planned_shapes(info.config)
     except ValueError as e: raise ModelError(path/'model.json', str(e)) from None
     check_shapes(weights, have, want)
-    model, state = create_segmenter(**info.config), full_precision(load_file(weights))
+    model, state = create_segmenter(**info.config), full_precision(load_file(weights)) | known
     check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
     model.home = info.home
@@ -238,7 +250,7 @@ def load_for_patches(
 ) -> tuple: # the model in eval mode and its `ModelInfo`
     "`load_model` for use on patches; `ModelError` where the model does not know its scaling, or takes other bands or gives other classes"
     net, info = load_model(path, device)
-    if info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
+    if info.format == SCALED and info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
     if (kind := (info.config['in_channels'], info.config['classes'])) != (N_BANDS, 2):
         raise ModelError(path, 'the model takes {} bands and gives {} classes, expected 14 and 2'.format(*kind))
     if info.distorted:

@@ -54,12 +54,15 @@ class Symmetric(Members):
 class Ensemble(Members):
     "Several models' opinions, in the mean; `ValueError` for none"
     def __init__(self,
-        models # that give logits `(B, C, H, W)` of the same patches, scaled alike
+        models # that give logits `(B, C, H, W)` of the same patches
     ):
         super().__init__()
         self.models = nn.ModuleList(models)
         self.n = len(self.models)
         if not self.n: raise ValueError('an ensemble needs a model')
+
+    @property
+    def scaling(self): return self.models[0].scaling
 
     def members(self, x):
         for m in self.models: yield m(x).float().softmax(1)
@@ -69,11 +72,9 @@ def load_run(
     path,         # folder of a model, or of a run with several of them, or 'starter'
     device = 'cpu'# where to put them
 ) -> tuple: # the model, or an `Ensemble` of all models of the run, in eval mode; `ModelInfo` of the model or of the last one
-    "A saved model, or all models of a run as one; `ModelError` where there is none, or where they scale bands in different ways"
+    "A saved model, or all models of a run as one; `ModelError` where there is none"
     path = model_folder(path)
     folders = sorted(o.parent for o in path.glob('*/model.json')) if path.is_dir() and not (path/'model.json').exists() else []
     if not folders: return load_for_patches(path, device)
     models, infos = zip(*(load_for_patches(o, device) for o in folders))
-    for o, info in zip(folders, infos):
-        if info.scaling != infos[0].scaling: raise ModelError(o, f'was trained with other scaling constants than {folders[0].name}')
     return Ensemble(models).eval(), infos[-1]

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from torch import nn
 import torch
 import torch.nn.functional as F
-from ..data.bands import N_BANDS, PATCH, RGB, band_index
+from ..data.bands import N_BANDS, PATCH, RGB, Scaling, band_index
 from .dropout import dropout_site, first_conv
 
 # %% ../../nbs/23_model.segmenter.ipynb #1cb7ce7e
@@ -75,21 +75,30 @@ class HRNet(nn.Module):
 
 # %% ../../nbs/23_model.segmenter.ipynb #e7228e53
 class Segmenter(nn.Module):
-    "Logits at the size of the patch, whatever the network inside needs"
+    "Logits at the size of the patch, whatever the network inside needs; it scales its patches itself"
     def __init__(self,
         net: nn.Module, # gives logits for sides that are multiples of 32
-        config: dict    # what `create_segmenter` was given
+        config: dict,   # what `create_segmenter` was given
+        scaling: Scaling = None # of the patches, none by default
     ):
         super().__init__()
         self.net, self.config = net, config
         self.train_size = round(config['zoom'] * PATCH) # side of patches that augmentation has magnified
         dropout_site(self).train_p = config.get('drop', 0.)
+        for k, v in dict(shift=0., scale=1.).items(): self.register_buffer(k, torch.full((config.get('in_channels', N_BANDS), 1, 1), v))
+        if scaling: self.scaling = scaling
 
     @property
     def zoom(self): return self.config['zoom']
 
+    @property
+    def scaling(self): return Scaling(*(tuple(o.flatten().tolist()) for o in (self.shift, self.scale)))
+    @scaling.setter
+    def scaling(self, o):
+        for k in ('shift', 'scale'): getattr(self, k).copy_(torch.tensor(getattr(o, k))[:, None, None])
+
     def forward(self, x):
-        x = x.as_subclass(torch.Tensor)
+        x = (x.as_subclass(torch.Tensor) - self.shift) / self.scale
         size = x.shape[-2:]
         zoom = 1 if self.training and size == (self.train_size,) * 2 else self.zoom
         if zoom != 1: x = F.interpolate(x, scale_factor=zoom, mode='bilinear', align_corners=False)
@@ -178,7 +187,8 @@ def create_segmenter(
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
     zoom: float = 1.,           # magnification of patches that augmentation has not magnified: training size / patch size
-    drop: float = 0.            # dropout after the first convolution in training; it distorts the batch norms behind it, see `model.dropout`
+    drop: float = 0.,           # dropout after the first convolution in training; it distorts the batch norms behind it, see `model.dropout`
+    scaling: Scaling = None     # of its patches, such as `dls.train_ds.measure_scaling()`; none by default
 ) -> Segmenter:
     "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"
     check_choice(arch, backbone, in_channels, pretrained)
@@ -186,4 +196,4 @@ def create_segmenter(
     net = make_net(arch, backbone, bands, classes, pretrained)
     if bands != in_channels: widen_stem(net, in_channels)
     guard_depthwise(net)
-    return Segmenter(net, dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom, drop=drop))
+    return Segmenter(net, dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom, drop=drop), scaling)

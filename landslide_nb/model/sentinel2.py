@@ -11,7 +11,7 @@ __all__ = ['lay_weights', 'sentinel2_weights']
 import re
 import torch
 from torch import nn
-from ..data.bands import BANDS, Scaling
+from ..data.bands import BANDS
 from .dropout import first_conv
 from .segmenter import Segmenter
 
@@ -38,12 +38,11 @@ def band_weights(
 
 # %% ../../nbs/27_model.sentinel2.ipynb #78352222
 def reflectance_of(
-    scaling: Scaling # of a model
+    model: Segmenter # that scales its patches
 ) -> tuple: # `(14,)` gain and offset: reflectance is gain times input plus offset; 0 for terrain
     "How a model's input becomes reflectance"
     mean = torch.tensor([b.mean * 1e-4 if b.nm else 0. for b in BANDS])
-    scale, shift = (torch.tensor(o, dtype=torch.float32) for o in (scaling.scale, scaling.shift))
-    return mean*scale, mean*shift
+    return mean*model.scale.cpu().flatten(), mean*model.shift.cpu().flatten()
 
 # %% ../../nbs/27_model.sentinel2.ipynb #78e73c99
 def encoder_of(
@@ -65,12 +64,11 @@ def encoder_of(
 def lay_weights(
     model: Segmenter, # from `create_segmenter`, changed in place
     state: dict,      # name -> tensor: a timm backbone's weights over `bands`
-    bands,            # names of the bands that its first convolution takes, in order
-    scaling: Scaling  # of the model's patches
+    bands             # names of the bands that its first convolution takes, in order
 ) -> list: # names in `state` that had no place, such as the classifier's
     "Start a model from a backbone that was pre-trained on Sentinel-2's reflectance; `ValueError` for weights of another backbone or of other bands"
     part, conv, norm = encoder_of(model, state)
-    own, (gain, offset) = part.state_dict(), reflectance_of(scaling)
+    own, (gain, offset) = part.state_dict(), reflectance_of(model)
     weight = band_weights(state[f'{conv}.weight'].float(), bands)
     fits = {k: v for k, v in state.items() if k in own and k != f'{conv}.weight'}
     for k, v in fits.items():

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
 from torch import nn
-from ..data.bands import Scaling
 from ..data.store import Split
 from ..model.dropout import dropout_site
 from ..model.metrics import threshold_scores
@@ -54,27 +53,25 @@ def __str__(self:InDomain):
 def in_domain(
     model: nn.Module, # gives logits
     split: Split,     # labelled patches of the model's own regions that training did not see
-    scaling: Scaling, # the model's
     bs: int = 16,     # patches a batch
     amp: bool = True  # mixed precision where the device has it
 ) -> InDomain:
     "F1 at one half and at the best threshold, and the variances at the batch norms; `ValueError` where no pixel is landslide"
     y = np.stack([*split.y])
     if not (y == 1).any(): raise ValueError('no pixel of the held-out patches is landslide')
-    table = threshold_scores(predict_split(model, split, scaling, bs, amp=amp), y)
+    table = threshold_scores(predict_split(model, split, bs, amp=amp), y)
     best = int(np.nanargmax(table['f1']))
-    ratios = variance_ratios(model, region_statistics(model, split, scaling, bs, False)).values() if has_norms(model) else ()
+    ratios = variance_ratios(model, region_statistics(model, split, bs, False)).values() if has_norms(model) else ()
     return InDomain(len(split), float(table['f1'][100]), float(table['f1'][best]), float(table['threshold'][best]), (min(ratios), max(ratios)) if ratios else None)
 
 # %% ../../nbs/36_predict.indomain.ipynb #1c275e0e
 def reestimated(
     model: nn.Module, # with batch norms; untouched
     split: Split,     # patches of the regions that it was trained on
-    scaling: Scaling, # the model's
     bs: int = 16,     # patches a batch
     progress: bool = True # show a bar
 ) -> nn.Module: # a copy in eval mode, without dropout in training
     "The model with its batch-norm statistics measured again; `ValueError` without batch norms or patches"
-    net = blended(model, region_statistics(model, split, scaling, bs, progress), 1)
+    net = blended(model, region_statistics(model, split, bs, progress), 1)
     dropout_site(net).train_p = 0.
     return net

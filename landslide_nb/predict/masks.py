@@ -16,7 +16,6 @@ from torch import nn
 from ..core.errors import PatchError, note_fault
 from ..core.files import atomic_path
 from ..core.progress import with_bar
-from ..data.bands import Scaling
 from ..data.hdf5 import read_mask, shape_text, write_h5, write_mask
 from ..data.folders import listed, numbered, unique
 from ..data.check import mask_faults
@@ -47,7 +46,6 @@ def write_predictions(
 def maps_of(
     model: nn.Module,  # in eval mode; gives logits
     split: Split,      # patches, in memory or on disk
-    scaling: Scaling,  # the model's
     params,            # `CRFParams`, None for no CRF
     kind: str,         # of the uncertainty, None for none
     n: int,            # stochastic passes
@@ -57,7 +55,7 @@ def maps_of(
     progress: bool     # show a bar
 ): # yields the patches' numbers, probability, uncertainty or None, and probability after the CRF or None
     "All maps of a split, batch by batch"
-    dl, at = unlabelled_dl(split, scaling, bs, next(model.parameters()).device), 0
+    dl, at = unlabelled_dl(split, bs, next(model.parameters()).device), 0
     with crf_pool() if params else nullcontext() as pool:
         for i, (x, _) in enumerate(with_bar(dl, progress, 'predicting')):
             prob, unc = query_batch(model, x, n, p, seed + i, kind=kind) if kind else (predict_batch(model, x), None)
@@ -69,7 +67,6 @@ def maps_of(
 def predict_folder(
     model: nn.Module,  # gives logits
     split: Split,      # patches, in memory or on disk
-    scaling: Scaling,  # the model's
     out,               # folder
     params = None,     # `CRFParams` to sharpen the contours of the masks, None for no CRF
     uncertainty = False,       # also write the uncertainty: True for the kind that ranks errors best, or one of `UNCERTAINTIES`
@@ -85,7 +82,7 @@ def predict_folder(
     "Predict a split and write the maps as they come, batch by batch; the model is left in eval mode"
     model.eval()
     found = 0
-    with closing(maps_of(model, split, scaling, params, asked_kind(uncertainty), n, p, bs, seed, progress)) as batches:
+    with closing(maps_of(model, split, params, asked_kind(uncertainty), n, p, bs, seed, progress)) as batches:
         for ns, prob, unc, crf in batches:
             write_predictions(out, ns, prob, unc, save_prob, threshold, crf, save_crf)
             found += int(((prob if crf is None else crf) > threshold).sum())

@@ -14,9 +14,7 @@ from torch import nn
 import torch
 from ..core.progress import with_bar
 from ..core.precision import autocast, cast_once
-from ..data.bands import Scaling
 from ..data.arrays import release, scratch
-from ..data.block import ScaleBands
 from ..data.store import Split
 from ..data.loader import SplitDL
 from ..model.dropout import DROP, evaluating
@@ -26,12 +24,11 @@ from ..model.metrics import confusion, scores
 # %% ../../nbs/30_predict.probabilities.ipynb #cde9f078
 def unlabelled_dl(
     split: Split,     # patches; masks, if any, are not used
-    scaling: Scaling, # the model's
     bs: int = 16,     # batch size
     device = None     # where batches go, fastai's default by default
 ) -> SplitDL:
-    "The patches in order, scaled and un-augmented, as a teacher wants them"
-    return SplitDL(Split(split.x, None, split.ns), bs, after_batch=[ScaleBands(scaling)], device=device or default_device())
+    "The patches in order, un-augmented"
+    return SplitDL(Split(split.x, None, split.ns), bs, device=device or default_device())
 
 # %% ../../nbs/30_predict.probabilities.ipynb #9a79ea9b
 @torch.no_grad()
@@ -47,7 +44,6 @@ def predict_batch(
 def predict_split(
     model: nn.Module, # gives logits
     split: Split,     # patches
-    scaling: Scaling, # the model's
     bs: int = 16,     # batch size
     device = None,    # the model's own by default
     amp: bool = True, # mixed precision where the device has it
@@ -55,7 +51,7 @@ def predict_split(
 ) -> np.ndarray: # `(N, H, W)` float32 landslide probability
     "One forward a patch; for the mean of stochastic passes and their uncertainty see `query_teacher`"
     device = device or next(model.parameters()).device
-    dl = with_bar(unlabelled_dl(split, scaling, bs, device), progress, 'predicting')
+    dl = with_bar(unlabelled_dl(split, bs, device), progress, 'predicting')
     with evaluating(model): return np.concatenate([predict_batch(model, x, amp) for x, _ in dl])
 
 # %% ../../nbs/30_predict.probabilities.ipynb #9f54b21f
@@ -138,9 +134,8 @@ def score_masks(
 def evaluate(
     model: nn.Module, # gives logits
     split: Split,     # patches with masks
-    scaling: Scaling, # the model's
     threshold: float = .5, # of the landslide probability
     **kwargs          # passed to `predict_split`
 ) -> dict: # precision, recall, f1, iou
     "Pooled scores of a model on a labelled split"
-    return score_masks(predict_split(model, split, scaling, **kwargs) > threshold, split.y)
+    return score_masks(predict_split(model, split, **kwargs) > threshold, split.y)

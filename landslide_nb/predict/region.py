@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 from fastcore.basics import patch
-from ..data.bands import BANDS, Scaling, band_index
+from ..data.bands import BANDS, band_index
 from ..data.store import Split
+from ..model.dropout import first_conv
 from ..model.files import unwrapped
 from ..model.members import Ensemble
 from .probabilities import predict_split
@@ -70,24 +71,22 @@ def clear_patches(
 def ground_statistics(
     model: nn.Module, # with batch norms; untouched
     split: Split,     # patches of the region that show ground, see `clear_patches`
-    scaling: Scaling, # the model's
     bs: int = 16,     # patches a batch
     progress: bool = False # show a bar
 ) -> RegionStatistics:
     "`region_statistics` of the ground"
-    return region_statistics(model, split, scaling, bs, progress, where=ground)
+    return region_statistics(model, split, bs, progress, where=ground)
 
 # %% ../../nbs/35_predict.region.ipynb #123fb4fc
 def map_signs(
     model: nn.Module, # gives logits
     split: Split,     # patches of the region
-    scaling: Scaling, # the model's
     bs: int,          # patches a batch
     amp: bool         # mixed precision where the device has it
 ) -> tuple: # share of landslide pixels, mean confidence
     "What a model's map looks like, from 64 patches at most"
     some = split.subset(sorted({*np.linspace(0, len(split) - 1, 64).round().astype(int).tolist()}))
-    prob = predict_split(model, some, scaling, bs, amp=amp)
+    prob = predict_split(model, some, bs, amp=amp)
     return float((prob > .5).mean()), float(np.maximum(prob, 1 - prob).mean())
 
 # %% ../../nbs/35_predict.region.ipynb #c940487a
@@ -147,7 +146,6 @@ def judged(
 def adapt_to_region(
     model: nn.Module,     # gives logits; untouched
     split: Split,         # unlabelled patches of the region, un-augmented: one scene or one date rather than a mixture
-    scaling: Scaling,     # the model's
     weight: float = None, # how far to go, 0 to 1; by default by the number of patches and the size of the shift, and not at all where the map then looks wrong
     bs: int = 16,         # patches a batch
     amp: bool = True,     # mixed precision, where the device has it, for the maps before and after
@@ -155,19 +153,19 @@ def adapt_to_region(
 ) -> tuple: # the model to use, a copy in eval mode; an `Adaptation`, whose `str` is a line to show
     "Batch-norm adaptation: re-estimate a model's statistics on a region, as far as its patches can be trusted; `ValueError` without patches, for other bands, or for another weight"
     if not len(split): raise ValueError('there are no patches of the region')
-    if split.x.shape[1] != len(scaling.shift): raise ValueError(f'patches of {split.x.shape[1]} bands, the model takes {len(scaling.shift)}')
+    if (takes := first_conv(model).in_channels) != split.x.shape[1]: raise ValueError(f'patches of {split.x.shape[1]} bands, the model takes {takes}')
     if weight is not None and not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     same, clear = copy.deepcopy(unwrapped(model)).eval(), clear_patches(split)
     about = dict(patches=len(clear), left_out=len(split) - len(clear), home=getattr(unwrapped(model), 'home', True))
     if not has_norms(model): return same, Adaptation('no batch norm', 0., **about)
     if len(clear) < 2: return same, Adaptation('one patch' if len(clear) else 'covered', 0., **about)
-    stats = ground_statistics(model, clear, scaling, bs, progress)
+    stats = ground_statistics(model, clear, bs, progress)
     moved, noise = shift_and_noise(model, stats)
     way = shift_weight(len(clear), moved, noise) if about['home'] else way_for(len(clear))
     about.update(weight=way if weight is None else float(weight), moved=moved, noise=noise)
     if not about['weight']: return same, Adaptation('few' if weight is None else 'as asked', **about)
     there = blended(model, stats, about['weight'], spread=about['home'])
-    share, confidence = zip(*(map_signs(o, clear, scaling, bs, amp) for o in (model, there)))
+    share, confidence = zip(*(map_signs(o, clear, bs, amp) for o in (model, there)))
     res = Adaptation(judged(about['weight'], weight is not None, share), **about, share=share, confidence=confidence)
     return there if res.outcome in ('adapted', 'as asked') else same, res
 
@@ -175,12 +173,11 @@ def adapt_to_region(
 def adapt_members(
     model: nn.Module, # gives logits; or an `Ensemble`
     split: Split,     # unlabelled patches of the region
-    scaling: Scaling, # the model's
     **kwargs          # passed to `adapt_to_region`
 ) -> tuple: # the model to use; a line for each of its members
     "`adapt_to_region`, member by member where the model is an ensemble"
     if not isinstance(model, Ensemble):
-        model, how = adapt_to_region(model, split, scaling, **kwargs)
+        model, how = adapt_to_region(model, split, **kwargs)
         return model, [str(how)]
-    models, hows = zip(*(adapt_to_region(o, split, scaling, **kwargs) for o in model.models))
+    models, hows = zip(*(adapt_to_region(o, split, **kwargs) for o in model.models))
     return Ensemble(models).eval(), [f'model {i}: {o}' for i, o in enumerate(hows, 1)]

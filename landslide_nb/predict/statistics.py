@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from ..core.progress import with_bar
-from ..data.bands import Scaling
 from ..data.store import Split
 from ..model.files import unwrapped
 
@@ -133,7 +132,6 @@ def even_batches(
 def region_statistics(
     model: nn.Module, # with batch norms; untouched
     split: Split,     # unlabelled patches of the region, un-augmented; masks, if any, are not used
-    scaling: Scaling, # the model's
     bs: int = 16,     # patches a batch, at most
     progress: bool = True, # show a bar
     where = None      # which pixels count: takes patches `(B, 14, H, W)` in benchmark units and gives `(B, H, W)`, true for those; all by default
@@ -148,7 +146,7 @@ def region_statistics(
         x = torch.as_tensor(split.gather(part)[0]).as_subclass(torch.Tensor).to(device).float()
         mask = where(x) if where else None
         counts['where'] = mask[:, None].float() if mask is not None and not mask.all() else None
-        net(scaling.encode(x))
+        net(x)
     return RegionStatistics(found, first.name, torch.cat(first.means))
 
 # %% ../../nbs/34_predict.statistics.ipynb #18508d9c

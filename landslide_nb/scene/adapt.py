@@ -14,7 +14,7 @@ from pathlib import Path
 from fastai.torch_core import default_device
 from ..core.errors import InputError, PatchError
 from ..core.files import write_json
-from ..data.bands import PATCH, Scaling
+from ..data.bands import PATCH
 from ..data.store import Split, read_split
 from ..model.files import ModelError, ModelInfo, is_starter, load_for_patches, load_model
 from ..predict.probabilities import unlabelled_dl
@@ -31,12 +31,10 @@ def load_pair(
     model,         # folder of a trained model, from which the student starts
     teacher = None # folder of another model that makes the pseudo labels
 ) -> tuple: # models by name, 'student' and 'teacher'; what is known of the student's
-    "The two models of an adaptation; `ModelError` where their scaling is not there or not the same"
+    "The two models of an adaptation"
     student, info = load_for_patches(model)
     if not teacher: return dict(student=student, teacher=student), info
-    other, about = load_for_patches(teacher)
-    if about.scaling != info.scaling: raise ModelError(teacher, f'was trained with other scaling constants than {model}')
-    return dict(student=student, teacher=other), info
+    return dict(student=student, teacher=load_for_patches(teacher)[0]), info
 
 # %% ../../nbs/83_scene.adapt.ipynb #1d4e0e5f
 def own_stage(
@@ -59,17 +57,16 @@ def own_stage(
 def pseudo_labelled(
     teacher,         # gives logits, on its device
     split: Split,    # windows of the scene
-    scaling: Scaling,# the teacher's
     stage: Stage,    # names the kept shares and the passes
     seed: int,       # of the passes
     amp: bool,       # mixed precision where the device has it
     progress: bool   # show a bar
 ) -> Split: # the same windows with masks, 255 where the teacher is not sure; without, where the stage will not be trained
     "Windows as labelled patches, where nobody has labelled any; the teacher is adapted to them first"
-    region = Region(stage, split, scaling, amp, False)
+    region = Region(stage, split, amp, False)
     teacher = region.take(teacher)
     if not stage.iters: return split
-    dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
+    dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
     return Split(split.x, bank.labels, split.ns)
 
@@ -114,8 +111,8 @@ def adapt(
                  labelled=labelled and labelled.digest(), stage=asdict(stage), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
     known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene))
-    patches = labelled or pseudo_labelled(models['teacher'], split, info.scaling, stage, seed, amp, progress)
-    res = train_stage(stage=stage, data=dict(train=patches, test=split), scaling=info.scaling, models=models, out=out, seed=seed, device=device,
+    patches = labelled or pseudo_labelled(models['teacher'], split, stage, seed, amp, progress)
+    res = train_stage(stage=stage, data=dict(train=patches, test=split), models=models, out=out, seed=seed, device=device,
                       amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, known=known)
     write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=dem and str(dem), data=data and str(data),
                                       labelled=labelled and len(labelled), windows=len(split), notes=s.notes))

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..core.errors import InputError, PatchError
 from ..core.files import atomic_path, write_json
 from ..core.progress import with_bar
-from ..data.bands import IGNORE, PATCH, Scaling
+from ..data.bands import IGNORE, PATCH
 from ..data.store import Split, read_split
 from ..model.files import load_for_patches
 from ..model.metrics import confusion, scores
@@ -157,7 +157,6 @@ def checked_labels(
     split: Split,       # windows of the scene
     known: np.ndarray,  # `(N, H, W)`: 1, 0, or 255 for what nobody checked
     closed: np.ndarray, # `(N, H, W)` true for what nothing is to be learned from unless it is known
-    scaling: Scaling,   # the teacher's
     stage: Stage,       # names the kept shares and the passes
     seed: int,          # of the passes
     amp: bool,          # mixed precision where the device has it
@@ -165,7 +164,7 @@ def checked_labels(
     rim: int = 3        # pixels around a right polygon that are background
 ) -> np.ndarray: # `(N, H, W)` uint8: 1, 0, or 255 for what is ignored
     "What the model learns from"
-    dl = unlabelled_dl(split, scaling, stage.bs, next(teacher.parameters()).device)
+    dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
     around = np.stack([binary_dilation(o, iterations=rim) if o.any() else o for o in known == 1])
     return np.where(known != IGNORE, known, np.where(closed, IGNORE, np.where(around, 0, bank.labels))).astype(np.uint8)
@@ -237,10 +236,10 @@ def adapt_checked(
     about = dict(model=checksum(model), scene=[fingerprint(o)[1:] for o in s.files()], labels=fingerprint(labels)[1:], stage=asdict(stage),
                  labelled=extra and extra.digest(), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
-    net, there = adapt_to_region(net, scene_split(s, most=128, seed=seed, progress=progress), info.scaling, bs=16, amp=amp, progress=progress)
+    net, there = adapt_to_region(net, scene_split(s, most=128, seed=seed, progress=progress), bs=16, amp=amp, progress=progress)
     if progress: print(there)
-    patches = split.with_masks(checked_labels(net, split, known, closed, info.scaling, stage, seed, amp, progress))
-    res = train_stage(stage=stage, data=dict(train=patches + extra if extra else patches), scaling=info.scaling, models=dict(student=net), out=out, seed=seed,
+    patches = split.with_masks(checked_labels(net, split, known, closed, stage, seed, amp, progress))
+    res = train_stage(stage=stage, data=dict(train=patches + extra if extra else patches), models=dict(student=net), out=out, seed=seed,
                       device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, cbs=(Restrained(net),))
     write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene), dem=dem and str(dem), data=data and str(data),
                                       labels=str(labels), **said.counts, checked_pixels=said.pixels(), windows=len(split), notes=s.notes))

@@ -60,7 +60,7 @@ def adapted_model(
     about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], most=most, seed=seed)
     net, info = load_for_patches(model, device)
     if (Path(out)/'model.json').exists() and (was := load_for_patches(out)[1].adapted) and all(was.get(k) == v for k, v in about.items()): return was
-    net, done = adapt_to_region(net, scene_split(scene, most=most, seed=seed, progress=progress), info.scaling, bs=bs, amp=amp, progress=progress)
+    net, done = adapt_to_region(net, scene_split(scene, most=most, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
     about.update(asdict(done), line=str(done))
-    save_model(out, net, info.scaling, info.recipe, about)
+    save_model(out, net, info.recipe, about)
     return about

@@ -174,21 +174,20 @@ class Predictor:
         "Ask the model that the job names"
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
         self.job = job
-        self.model, info = load_for_patches(job['model'], job['device'])
+        self.model = load_for_patches(job['model'], job['device'])[0]
         if job.get('symmetries'): self.model = Symmetric(self.model)
-        self.shift, self.scale = (np.array(o, np.float32)[:, None, None] for o in (info.scaling.shift, info.scaling.scale))
 
 # %% ../../nbs/77_scene.windows.ipynb #478ed069
 @patch
 def gather(self:Predictor,
     n: int # number of the batch
-) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32, scaled; which pixels are real
+) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32; which pixels are real
     "The windows of a batch that are not all holes"
     i, js = self.jobs[n]
     found = [o for o in cut_windows(self.scene, self.cut, i, js) if o[2].any()]
     if not found: return [], None, None
     js, xs, oks = zip(*found)
-    return list(js), np.stack([(x - self.shift) / self.scale for x in xs]), np.stack(oks)
+    return list(js), np.stack(xs), np.stack(oks)
 
 # %% ../../nbs/77_scene.windows.ipynb #467195cd
 @patch

@@ -19,8 +19,8 @@ from fastcore.basics import patch
 from torch import nn
 from torch.amp import GradScaler
 from ..core.precision import amp_dtype
-from ..data.bands import N_BANDS, PATCH, Scaling
-from ..data.block import BandImage, BatchAugment, LandslideMask, ScaleBands
+from ..data.bands import N_BANDS, PATCH, Scaling, measure_scaling
+from ..data.block import BandImage, BatchAugment, LandslideMask
 from ..data.store import Split
 from ..data.loader import SplitDL
 from ..model.losses import JaccardCE
@@ -29,7 +29,6 @@ from ..model.segmenter import create_segmenter
 from ..model.files import load_for_patches, save_model
 from ..model.members import Symmetric
 from .loop import nesterov
-from .radiometry import Radiometry
 
 # %% ../../nbs/67_train.learner.ipynb #3f69d17c
 def encoder_and_rest(
@@ -75,6 +74,14 @@ def train_size(
     return next((t.size for t in getattr(dls.train, 'after_batch', ()) if isinstance(t, BatchAugment) and t.size), None)
 
 
+# %% ../../nbs/67_train.learner.ipynb #263d1cda
+def scaling_of(
+    dls # of patches
+) -> Scaling:
+    "Measured on the training patches alone: a model that saw the range of the patches it is judged on would be judged too well"
+    ds = dls.train_ds
+    return ds.measure_scaling() if hasattr(ds, 'measure_scaling') else measure_scaling(np.asarray(o[0]) for o in ds)
+
 # %% ../../nbs/67_train.learner.ipynb #8ae2980b
 def landslide_learner(
     dls,                          # from `landslide_dls`
@@ -87,14 +94,14 @@ def landslide_learner(
     opt_func = None,              # SGD with Nesterov momentum by default
     lr: float = .01,              # learning rate
     wd: float = 5e-4,             # weight decay
-    init = None,                  # folder of a model to start from, or 'starter': the network and the scaling are then its own
+    init = None,                  # folder of a model to start from, or 'starter': the network is then its own
     amp: bool = True,             # mixed precision where the device has it
     **kwargs                      # passed to `Learner`, such as `path` or `cbs`
 ) -> LandslideLearner:
     "A Learner for patches; `ValueError` for a backbone or an architecture that is not known"
-    if init is not None: return fine_tuned(init, dls, loss_func=loss_func, metrics=metrics, opt_func=opt_func, lr=lr, wd=wd, amp=amp, **kwargs)
+    if init is not None: return load_segmenter(init, dls, loss_func=loss_func, metrics=metrics, opt_func=opt_func, lr=lr, wd=wd, amp=amp, **kwargs)
     zoom = (train_size(dls) or 0) / dls.train_ds.x.shape[-1] or 1.
-    model = create_segmenter(arch, backbone, pretrained=pretrained, zoom=zoom, drop=drop)
+    model = create_segmenter(arch, backbone, pretrained=pretrained, zoom=zoom, drop=drop, scaling=scaling_of(dls))
     return made_learner(dls, model, loss_func, metrics, opt_func, lr, wd, amp, **kwargs)
 
 # %% ../../nbs/67_train.learner.ipynb #0ba8f90d
@@ -125,53 +132,31 @@ def save_segmenter(self: LandslideLearner,
     folder # to write to
 ) -> Path: # the folder
     "Write the model with its scaling, its dropout in training and its recipe; nothing is pickled"
-    return save_model(folder, self.model, self.dls.scaling, recipe=self.recipe)
+    return save_model(folder, self.model, recipe=self.recipe)
 
 # %% ../../nbs/67_train.learner.ipynb #1913fe80
 def no_patches(
-    scaling: Scaling, # of a model
-    device            # where it runs
+    device # where it runs
 ) -> DataLoaders:
     "Loaders without patches, for a model that only predicts"
     none = Split(np.zeros((0, N_BANDS, PATCH, PATCH), np.float32), np.zeros((0, PATCH, PATCH), np.uint8))
-    dls = DataLoaders(*(SplitDL(none, shuffle=o, after_batch=[ScaleBands(scaling)]) for o in (True, False)), device=device)
+    dls = DataLoaders(*(SplitDL(none, shuffle=o) for o in (True, False)), device=device)
     for dl in dls: dl._n_inp, dl._types = 1, {tuple: [BandImage, LandslideMask]}
-    dls.scaling = scaling
     return dls
 
 # %% ../../nbs/67_train.learner.ipynb #25077891
 def load_segmenter(
     folder,          # that `save_segmenter` or `landslide-train` wrote, or 'starter'
-    dls = None,      # loaders to go on learning from, with the model's scaling; by default it only predicts
+    dls = None,      # loaders to go on learning from; by default it only predicts
     device = None,   # fastai's default by default
     **kwargs         # passed as to `landslide_learner`, such as `lr`
 ) -> LandslideLearner:
-    "A Learner for a saved model; `ModelError` for a folder that holds none, `ValueError` for loaders that scale by other constants"
+    "A Learner for a saved model; `ModelError` for a folder that holds none"
     device = torch.device(device or (dls.device if dls is not None else None) or default_device())
     model, info = load_for_patches(folder, device)
-    if dls is not None and dls.scaling != info.scaling:
-        raise ValueError('the loaders scale bands by other constants than the model knows: '
-                         'give landslide_dls the scaling of the model, load_segmenter(folder).dls.scaling')
-    learn = made_learner(no_patches(info.scaling, device) if dls is None else dls, model, **kwargs)
+    learn = made_learner(no_patches(device) if dls is None else dls, model, **kwargs)
     learn.recipe = info.recipe
     return learn
-
-# %% ../../nbs/67_train.learner.ipynb #5f55ce3b
-def rescale(
-    dls,             # from `landslide_dls`, changed in place
-    scaling: Scaling # of a model
-):
-    "Have loaders scale bands as a model knows them"
-    for t in (t for dl in dls.loaders for t in dl.after_batch.fs):
-        if isinstance(t, ScaleBands): t.__init__(scaling)
-        elif isinstance(t, Radiometry): t.scaling = scaling
-    dls.scaling = scaling
-    dls.to(dls.device)
-    return dls
-
-def fine_tuned(init, dls, **kwargs):
-    "A Learner that goes on with a saved model; the arguments are those of `landslide_learner`"
-    return load_segmenter(init, rescale(dls, load_for_patches(init)[1].scaling), **kwargs)
 
 # %% ../../nbs/67_train.learner.ipynb #dad73700
 @patch

@@ -13,7 +13,7 @@ from math import radians
 import torch
 from torch.nn import functional as F
 from fastai.vision.augment import RandTransform
-from ..data.bands import BANDS, OPTICAL, Scaling, band_index
+from ..data.bands import BANDS, OPTICAL, band_index
 from ..data.block import BandImage
 
 # %% ../../nbs/60_train.radiometry.ipynb #34c1cd75
@@ -111,23 +111,21 @@ EFFECTS = dict(terrain=terrain, sun=sun, gain=gain, blur=blur, haze=haze, cirrus
 # %% ../../nbs/60_train.radiometry.ipynb #f7deac05
 class Radiometry(RandTransform):
     "Put training patches under another sun and sky; labels stay where they are"
-    order, split_idx = 15, 0 # after `ScaleBands`, before `BatchAugment`
+    order, split_idx = 15, 0 # before `BatchAugment`
     def __init__(self,
         effects = tuple(EFFECTS), # which of `EFFECTS`
-        p: float = .5,            # probability of each, for each patch
-        scaling: Scaling = None   # of the patches it gets; `landslide_dls` fills it in
+        p: float = .5             # probability of each, for each patch
     ):
         super().__init__(p=1.)
         if (odd := [*set(effects) - EFFECTS.keys()]): raise ValueError(f'unknown effect {odd[0]!r}: one of {" ".join(EFFECTS)}')
-        self.effects, self.chance, self.scaling = [k for k in EFFECTS if k in effects], p, scaling
+        self.effects, self.chance = [k for k in EFFECTS if k in effects], p
 
     def encodes(self, x: BandImage):
-        if self.scaling is None: raise ValueError('Radiometry needs the scaling of its patches: landslide_dls gives it, or Radiometry(scaling=…)')
         unit = UNIT.to(x.device)[:, None, None]
-        a = self.scaling.decode(x.as_subclass(torch.Tensor)) * unit
+        a = x.as_subclass(torch.Tensor) * unit
         for k in self.effects:
             on = (torch.rand(len(a)) < self.chance).to(a.device)[:, None, None, None]
             optical, ground = EFFECTS[k](a[:, OPTICAL], a[:, 12:])
             a = torch.where(on, torch.cat([optical, ground], 1), a)
         a = torch.cat([a[:, OPTICAL].clamp_min(1e-4), a[:, 12:]], 1)
-        return self.scaling.encode(a / unit).as_subclass(BandImage)
+        return (a / unit).as_subclass(BandImage)

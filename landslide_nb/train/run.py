@@ -97,15 +97,15 @@ def announcement(
 def begun_from(
     recipe: Recipe, # any
     device          # where its models train
-) -> tuple: # the library's own model by name, if a stage starts from it; the scaling that it knows, which is then everybody's
+) -> dict: # the library's own model by name, if a stage starts from it
     "What a recipe starts from; `RecipeError` where a stage is another model than that"
     stages = [s for s in recipe.stages if s.init == 'starter' and not any(o.name == 'starter' for o in recipe.stages)]
-    if not stages: return {}, None
+    if not stages: return {}
     model, info = load_for_patches('starter', device or default_device())
     kind = info.config['arch'], info.config['backbone']
     for s in stages:
         if (s.arch, s.backbone) != kind: raise RecipeError(f'stage {s.name!r} cannot start from the starter, which is {" ".join(kind)}')
-    return dict(starter=model), info.scaling
+    return dict(starter=model)
 
 # %% ../../nbs/66_train.run.ipynb #a783d736
 def split_train(
@@ -144,8 +144,7 @@ def run_recipe(
     data['train'], held = split_train(root, data['train'], holdout)
     done = begin_run(out, about, resume)
     if (out/'summary.json').exists(): return json.loads((out/'summary.json').read_text(encoding='utf-8'))
-    models, scaling = begun_from(recipe, device)
-    scaling = scaling or data['train'].measure_scaling()
+    models = begun_from(recipe, device)
     data = on_device(data, device or default_device())
     summary = dict(recipe=recipe.to_dict(), seed=seed, data=str(root), patches={k: len(v) for k, v in data.items()},
                    skipped=[str(e) for e in bad or ()], stages=done)
@@ -155,10 +154,10 @@ def run_recipe(
             models[stage.name] = load_model(out/stage.name, device)[0].to(memory_format=torch.channels_last)
             continue
         start = time.perf_counter()
-        models[stage.name] = train_stage(stage, data, scaling, models, out/stage.name, seed + i, device, amp, progress, resume, checkpoint)
-        scores = {k: evaluate(models[stage.name], v, scaling, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
+        models[stage.name] = train_stage(stage, data, models, out/stage.name, seed + i, device, amp, progress, resume, checkpoint)
+        scores = {k: evaluate(models[stage.name], v, amp=amp) for k, v in data.items() if k != 'train' and v.y is not None}
         done[stage.name] = dict(scores=scores, seconds=round(time.perf_counter() - start, 1))
-        if held: done[stage.name]['in_domain'] = asdict(in_domain(models[stage.name], held, scaling, amp=amp))
+        if held: done[stage.name]['in_domain'] = asdict(in_domain(models[stage.name], held, amp=amp))
         if held and progress: print(f"{stage.name}, held out: {InDomain(**done[stage.name]['in_domain'])}")
         if not rank_distrib(): write_json(out/'run.json', dict(about, stages=done))
     if not rank_distrib(): write_json(out/'summary.json', summary)

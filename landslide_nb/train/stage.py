@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from ..core.files import atomic_path
 from ..core.precision import autocast, mixed_precision
-from ..data.bands import N_BANDS, Scaling
+from ..data.bands import N_BANDS
 from ..data.loader import landslide_dls
 from ..data.store import Split
 from ..data.block import BatchAugment
@@ -42,12 +42,14 @@ from .processes import dealt_answers, in_step, many_processes, my_share, own_cha
 # %% ../../nbs/65_train.stage.ipynb #2f8eb5ac
 def stage_model(
     stage: Stage,           # what to train
+    train: Split,           # labelled patches, by which a new model scales its own
     models: dict,           # finished models of earlier stages by name
     device,                 # where it trains
     pretrained: bool = False# ImageNet weights for the backbone, fetched from the hub
 ) -> torch.nn.Module:
     "The model that a stage trains, with the weights it starts from"
-    model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom, drop=stage.train_drop)
+    model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom, drop=stage.train_drop,
+                             scaling=None if stage.init else train.measure_scaling())
     if stage.init:
         model.load_state_dict(models[stage.init].state_dict())
         model.home = getattr(models[stage.init], 'home', True) # what was trained on many regions stays a model of many
@@ -58,7 +60,6 @@ def stage_learner(
     stage: Stage,    # what to train
     model,           # from `stage_model`
     data: dict,      # `Split`s by name; 'valid' is scored where it has masks
-    scaling: Scaling,# measured on the training split
     iters: int,      # batches from one report to the next
     augment: BatchAugment, # of the labelled half
     seed: int,       # of the shuffles
@@ -70,7 +71,7 @@ def stage_learner(
     scored = valid is not None and valid.y is not None
     try: share = my_share(stage.bs, 2 if torch.device(device).type == 'cpu' else 1)
     except ValueError as e: raise RecipeError(f'stage {stage.name!r}: {e}') from None
-    dls = landslide_dls(data['train'], valid=valid if scored else None, valid_pct=0, bs=stage.bs, iters=iters, scaling=scaling,
+    dls = landslide_dls(data['train'], valid=valid if scored else None, valid_pct=0, bs=stage.bs, iters=iters,
                         batch_tfms=[*([Radiometry(p=stage.radiometry)] if stage.radiometry else []), augment], shuffle_seed=seed, share=share, device=device)
     return Learner(dls, model, JaccardCE(), opt_func=nesterov(stage.momentum), lr=stage.lr, wd=stage.wd,
                    metrics=landslide_metrics() if scored else None, path=out)
@@ -80,13 +81,12 @@ def stage_bank(
     stage: Stage,    # with a teacher
     teacher,         # that makes the labels
     pool: Split,     # the stage's unlabelled patches
-    scaling: Scaling,# measured on the training split
     device,          # where the teacher is asked
     seed: int,       # of its passes
     **kwargs         # passed to `PseudoBank`
 ) -> PseudoBank:
     "The pseudo labels of a stage's unlabelled splits, not made yet"
-    return PseudoBank(teacher.to(device), unlabelled_dl(pool, scaling, stage.bs, device), stage.keep, stage.passes, stage.drop, seed,
+    return PseudoBank(teacher.to(device), unlabelled_dl(pool, stage.bs, device), stage.keep, stage.passes, stage.drop, seed,
                       answers=dealt_answers if many_processes() else teacher_answers, kind=stage.uncertainty, reduce=stage.reduce,
                       answer=stage.answer, **kwargs)
 
@@ -104,17 +104,16 @@ class Region:
     def __init__(self,
         stage: Stage,    # what is trained
         pool: Split,     # its unlabelled patches, None where there are none
-        scaling: Scaling,# of the models
         amp: bool,       # mixed precision where the device has it
         progress: bool   # show a bar, and say in a line what became of the model
     ):
-        self.stage, self.asked, self.how, self.scaling, self.bs, self.amp, self.progress = stage, stage.region, None, scaling, stage.bs, amp, progress
+        self.stage, self.asked, self.how, self.bs, self.amp, self.progress = stage, stage.region, None, stage.bs, amp, progress
         if self.asked: self.some = spread_over(pool, 256)
 
     def take(self, model):
         "The model adapted to the region, see `adapt_to_region`"
         if not self.asked: return model
-        model, self.how = adapt_to_region(model, self.some, self.scaling, bs=self.bs, amp=self.amp, progress=self.progress)
+        model, self.how = adapt_to_region(model, self.some, bs=self.bs, amp=self.amp, progress=self.progress)
         if self.progress: print(self.how)
         return model
 
@@ -175,13 +174,12 @@ def quiet(
 def save_stage(
     out,             # folder
     model,           # trained
-    scaling: Scaling,# its patches were scaled with
     recipe: dict,    # where it came from
     rows: list,      # what `MetricsCSV` noted, empty where nothing was trained
     adapted: dict = None # the region it was taken to
 ):
     "Write a finished stage: model and, where it was trained, curves"
-    save_model(out, model, scaling, dict(recipe, **({} if getattr(model, 'home', True) else dict(home=False))), adapted)
+    save_model(out, model, dict(recipe, **({} if getattr(model, 'home', True) else dict(home=False))), adapted)
     if not rows: return
     fig = plot_curves(rows)
     with atomic_path(Path(out)/'curves.png') as tmp: fig.savefig(tmp)
@@ -192,7 +190,6 @@ def leave_stage(
     stage: Stage,    # that is not trained
     first,           # its teacher, or what it starts from, taken to the region
     models: dict,    # finished models of earlier stages by name
-    scaling: Scaling,# of the models
     region: Region,  # that the model was taken to
     out,             # the stage's folder
     seed: int,       # of the run
@@ -201,14 +198,13 @@ def leave_stage(
     "What a stage starts from, taken to its region, as its model"
     own = models[stage.init]
     if stage.teacher and models[stage.teacher] is not own: first = region.take(own.to(next(first.parameters()).device))
-    if not rank_distrib(): save_stage(out, first.eval(), scaling, dict(stage=asdict(stage), seed=seed), [], region.about(known))
+    if not rank_distrib(): save_stage(out, first.eval(), dict(stage=asdict(stage), seed=seed), [], region.about(known))
     return first.eval()
 
 # %% ../../nbs/65_train.stage.ipynb #e1b95d61
 def train_stage(
     stage: Stage,       # what to train
     data: dict,         # `Split`s by name: 'train' and the stage's unlabelled ones; 'valid' is scored where it has masks
-    scaling: Scaling,   # measured on the training split
     models: dict,       # finished models of earlier stages by name
     out,                # the stage's folder
     seed: int = 0,      # of everything random
@@ -226,16 +222,16 @@ def train_stage(
     state = own_chance(load_checkpoint(path), seed) if resume else None
     pool = [data[o] for o in stage.unlabelled]
     pool = sum(pool[1:], pool[0]) if pool else None
-    region = Region(stage, pool, scaling, amp, progress)
+    region = Region(stage, pool, amp, progress)
     first = region.take(models[stage.teacher or stage.init].to(device)) if stage.teacher or (stage.region and stage.init) else None
-    if region.asked and first is not None and not stage.iters: return leave_stage(stage, first, models, scaling, region, out, seed, known)
+    if region.asked and first is not None and not stage.iters: return leave_stage(stage, first, models, region, out, seed, known)
     set_seed(seed, reproducible=True)
-    model = stage_model(stage, models, device, stage.pretrained and not stage.init and state is None)
+    model = stage_model(stage, data['train'], models, device, stage.pretrained and not stage.init and state is None)
     (n, iters), augment = reports(stage.iters, stage.every), BatchAugment(stage.size, stage.scale)
-    learn = stage_learner(stage, model, data, scaling, iters, augment, seed, device, out)
+    learn = stage_learner(stage, model, data, iters, augment, seed, device, out)
     cbs, st = [*cbs, ParamScheduler({'lr': poly(stage.lr, stage.power)}), *mixed_precision(device, amp)], None
     if stage.teacher:
-        bank = stage_bank(stage, first, pool, scaling, device, seed, amp=amp, progress=progress)
+        bank = stage_bank(stage, first, pool, device, seed, amp=amp, progress=progress)
         st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, from_student=stage.from_student,
                           seed=own_seed(seed), average=stage.average, separate=stage.separate)
     log = MetricsCSV(out/'metrics.csv', st)
@@ -248,9 +244,9 @@ def train_stage(
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
     clean = stage.radiometry and not stage.teacher and getattr(model, 'home', True) # measured where it is seen as it is
-    model = model.eval() if not clean else blended(model, region_statistics(model, spread_over(data['train'], 256), scaling, stage.bs, False), 1)
+    model = model.eval() if not clean else blended(model, region_statistics(model, spread_over(data['train'], 256), stage.bs, False), 1)
     model = region.last(model)
     if not rank_distrib():
-        save_stage(out, model, scaling, dict(stage=asdict(stage), seed=seed), log.rows, region.about(known))
+        save_stage(out, model, dict(stage=asdict(stage), seed=seed), log.rows, region.about(known))
         path.unlink(missing_ok=True)
     return model
