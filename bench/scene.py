@@ -25,7 +25,7 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rasterio.windows import Window
 
 from landslide_nb.core.precision import amp_dtype
-from landslide_nb.data.bands import L4S_MEANS
+from landslide_nb.data.bands import L4S
 from landslide_nb.data.landscape import UNSEEN
 from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.segmenter import create_segmenter
@@ -45,7 +45,7 @@ print(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.st
 def make_scene(folder, side, block=1024):
     "A scene of any size, never more than a strip of it in memory"
     x, _ = synth_patch(UNSEEN, 0, block)
-    dn, dem = to_dn(x), (x[13] * L4S_MEANS[13]).astype(np.float32)
+    dn, dem = to_dn(x), (x[13] * L4S.means[13]).astype(np.float32)
     mirror = lambda n: np.abs((np.arange(n) + block) % (2*block) - block).clip(0, block - 1)
     cols, rng = mirror(side), np.random.default_rng(0)
     with rasterio.open(folder/'scene.tif', 'w', driver='GTiff', count=13, height=side, width=side, dtype='uint16', crs=UTM,

@@ -442,14 +442,14 @@ def test_masks_of_every_integer_kind_load(root):
 @pytest.mark.parametrize('band, value', [(8, 0.), (8, 1.234), (13, 0.), (13, 1.234), (12, 3e4)])
 def test_a_constant_band_is_named_and_can_be_learned_from(band, value, root, recipe, tmp_path, capsys):
     "In every patch, so that the whole split has no range in this band"
-    from landslide_nb.data.bands import BANDS
+    from landslide_nb.data.bands import L4S
     for p in root.glob('*/img/*.h5'):
         x = read_patch(p)
         x[band] = value
         p.unlink()
         write_patch(p, x)
     status, out, err = said(capsys, 'check', root)
-    assert status == 1 and len([o for o in out.splitlines() if f'constant: band {BANDS[band].name}' in o]) == 8
+    assert status == 1 and len([o for o in out.splitlines() if f'constant: band {L4S[band].name}' in o]) == 8
     status, out, err = said(capsys, 'train', root, tmp_path/'run', recipe=recipe)
     assert status == 0, err
     assert load_model(tmp_path/'run/only')[0].scaling.scale[band] == 1

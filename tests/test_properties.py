@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landslide_nb.core.errors import PatchError
-from landslide_nb.data.bands import IGNORE, N_BANDS, PATCH, Scaling, measure_scaling
+from landslide_nb.data.bands import IGNORE, L4S, PATCH, Scaling, measure_scaling
 from landslide_nb.data.hdf5 import read_h5, write_mask, write_patch
 from landslide_nb.data.folders import numbered, patch_files
 from landslide_nb.data.arrays import Joined, Mapped
@@ -340,7 +340,7 @@ def test_two_files_of_one_number_are_left_out(names, data):
 @st.composite
 def patches(draw):
     rng, scale = rng_of(draw(SEEDS)), draw(st.sampled_from([1e-6, 1., 1000.]))
-    return abs(rng.normal(0, scale, (draw(st.integers(1, 3)), N_BANDS, PATCH, PATCH))).astype(np.float32), rng
+    return abs(rng.normal(0, scale, (draw(st.integers(1, 3)), len(L4S), PATCH, PATCH))).astype(np.float32), rng
 
 
 @few
@@ -418,7 +418,7 @@ def test_scaling_does_not_depend_on_the_order(xs, seed):
 
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_a_loader_gives_every_patch_once_in_order(n, bs):
-    x = np.arange(n, dtype=np.float32)[:, None, None, None].repeat(N_BANDS, 1)
+    x = np.arange(n, dtype=np.float32)[:, None, None, None].repeat(len(L4S), 1)
     dl = SplitDL(Split(x, None, list(range(n))), bs)
     got = [b[0][:, 0, 0, 0].tolist() for b in dl]
     assert sum(got, []) == list(range(n)) and all(len(o) == bs for o in got[:-1]) and len(got) == len(dl)
@@ -427,7 +427,7 @@ def test_a_loader_gives_every_patch_once_in_order(n, bs):
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 30), SEEDS)
 def test_a_shuffled_loader_deals_evenly(n, bs, iters, seed):
     "No patch is seen twice more often than another"
-    x = np.arange(n, dtype=np.float32)[:, None, None, None].repeat(N_BANDS, 1)
+    x = np.arange(n, dtype=np.float32)[:, None, None, None].repeat(len(L4S), 1)
     seen = torch.cat([b[0][:, 0, 0, 0] for b in SplitDL(Split(x, None, list(range(n))), bs, shuffle=True, iters=iters, seed=seed)]).long()
     counts = torch.bincount(seen, minlength=n)
     assert len(seen) == bs*iters and counts.max() - counts.min() <= 1
@@ -440,7 +440,7 @@ def net(): return create_segmenter('deeplabv3plus', 'test_resnet').eval()
 @given(st.integers(1, 7), SEEDS)
 @settings(max_examples=8)
 def test_predictions_do_not_depend_on_the_batch_size(net, bs, seed):
-    x = rng_of(seed).random((5, N_BANDS, 32, 32), dtype=np.float32)
+    x = rng_of(seed).random((5, len(L4S), 32, 32), dtype=np.float32)
     split = Split(x, None, list(range(5)))
     want = predict_split(net, split, 5, 'cpu', amp=False)
     perm = rng_of(seed).permutation(5)

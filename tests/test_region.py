@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from landslide_nb.app.commands import adapt_command, map_command, predict
-from landslide_nb.data.bands import L4S_MEANS
+from landslide_nb.data.bands import L4S
 from landslide_nb.data.hdf5 import read_mask, write_patch
 from landslide_nb.data.landscape import LABELLED, UNSEEN
 from landslide_nb.data.store import Split
@@ -55,7 +55,7 @@ def said(capsys, command, *args, **kwargs):
     return capsys.readouterr().out.strip().splitlines()
 
 
-CLOUD = (np.array([5000, 5000, 5000, 5200, 5300, 5500, 5600, 5500, 2500, 60, 3000, 2000, 20, 773]) / L4S_MEANS)[:, None].astype(np.float32)
+CLOUD = (np.array([5000, 5000, 5000, 5200, 5300, 5500, 5600, 5500, 2500, 60, 3000, 2000, 20, 773]) / L4S.means)[:, None].astype(np.float32)
 UNSEEN_PATCHES = [synth_patch(UNSEEN, n)[0] for n in range(8)]
 CASES = dict(
     away=(UNSEEN_PATCHES, 'the region differs from what the model knows (weight 0.'),

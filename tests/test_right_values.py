@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from landslide_nb.app.commands import check, map_command, predict
-from landslide_nb.data.bands import L4S_MEANS, Scaling
+from landslide_nb.data.bands import L4S, Scaling
 from landslide_nb.data.hdf5 import read_patch, write_mask, write_patch
 from landslide_nb.data.synth import write_world
 from landslide_nb.model.files import save_model
@@ -168,7 +168,7 @@ def test_voids_of_two_kinds_in_one_file(scene, files, tmp_path, declared):
     z = np.where(HOLE, -32768, np.where(other, -9999, files[1]))[:, ::2, ::2].astype(np.float32)
     path = dem(tmp_path/'o.tif', z, transform=(20, 0, PLACE[2], 0, -20, PLACE[5]), nodata=declared)
     x, whole = Scene(scene/'scene.tif', path).read(0, 0, 256, 256)
-    heights = x[13, whole]*L4S_MEANS[13]
+    heights = x[13, whole]*L4S.means[13]
     assert (~whole)[HOLE | other].all() and whole.mean() > .85 and files[1].min() - 50 < heights.min() and heights.max() < files[1].max() + 50
 
 
@@ -251,9 +251,9 @@ def test_patches_on_another_scale(scene, tmp_path, capsys):
     fine = [read_patch(tmp_path/f'd/ValidData/img/image_{n}.h5') for n in (1, 2, 3)]
     (tmp_path/'d/TrainData').rename(tmp_path/'d/train')
     lo, hi = np.min(fine, (0, 2, 3))[:, None, None], np.max(fine, (0, 2, 3))[:, None, None]
-    for name, change, words in (('raw', lambda x: x*L4S_MEANS[:, None, None], 'times brighter'),
+    for name, change, words in (('raw', lambda x: x*L4S.means[:, None, None], 'times brighter'),
                                 ('scaled', lambda x: (x - lo)/(hi - lo), 'min-max scaled'),
-                                ('hole', lambda x: np.where(HOLE[:128, :128], -9999/L4S_MEANS[:, None, None], x), 'no band can have')):
+                                ('hole', lambda x: np.where(HOLE[:128, :128], -9999/L4S.means[:, None, None], x), 'no band can have')):
         for n, x in enumerate(fine, 1): write_patch(tmp_path/f'{name}/image_{n}.h5', change(x))
         with pytest.raises(SystemExit): check(tmp_path/name)
         assert words in capsys.readouterr().out

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import PatchError
-from .bands import N_BANDS
+from .bands import L4S
 from .folders import SPLITS
 
 # %% ../../nbs/13_data.arrays.ipynb #fe5ff846
@@ -214,7 +214,7 @@ def stored_arrays(
     entry = index['splits'][split]
     x, y = (Mapped(Path(root)/f'{split}-{k}.npy') if k == 'x' or entry.get('masks') else None for k in 'xy')
     n = len(entry['ns'])
-    if x.map.ndim != 4 or x.shape[:2] != (n, N_BANDS) or 0 in x.shape or x.dtype not in ('float16', 'float32', 'float64'):
+    if x.map.ndim != 4 or x.shape[:2] != (n, len(L4S)) or 0 in x.shape or x.dtype not in ('float16', 'float32', 'float64'):
         raise PatchError(root, f'{split}-x.npy does not fit the index')
     if y is not None and (y.shape != (n, *x.shape[2:]) or y.dtype != np.uint8): raise PatchError(root, f'{split}-y.npy does not fit the index')
     return x, y

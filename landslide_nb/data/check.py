@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from ..core.errors import PatchError, note_fault
 from ..core.progress import with_bar
-from .bands import BANDS, N_BANDS, OPTICAL, PATCH, Scaling, patches_fault
+from .bands import L4S, PATCH, Scaling, patches_fault
 from .hdf5 import read_mask, read_patch
 from .folders import LAYOUTS, SPLITS, PatchFile, find_layout, listed, pair, strange_splits, unique
 from .arrays import checksum, open_store, stored_arrays
@@ -25,7 +25,7 @@ def constant_bands(
     x: np.ndarray # `(14, H, W)`
 ) -> str: # names, empty where there are none
     "The bands that have one value all over"
-    return ' '.join(b.name for b, o in zip(BANDS, x) if o.min() == o.max())
+    return ' '.join(b.name for b, o in zip(L4S, x) if o.min() == o.max())
 
 # %% ../../nbs/14_data.check.ipynb #c00a380b
 def image_faults(
@@ -173,10 +173,10 @@ def check_units(
     scaling: Scaling # of the model that is to see them
 ):
     "`PatchError` for patches that are not in the benchmark's units, unless the model learned from such too"
-    tops = np.add(scaling.shift, scaling.scale)[OPTICAL]
+    tops = np.add(scaling.shift, scaling.scale)[L4S.optical]
     if tops.max() <= 1.001 or np.median(tops) > 100: return
     some = np.unique(np.linspace(0, len(x) - 1, min(len(x), 64)).astype(int))
-    sample = np.concatenate([np.asarray(x[i], np.float32)[:, ::8, ::8].reshape(N_BANDS, -1) for i in some], 1)
+    sample = np.concatenate([np.asarray(x[i], np.float32)[:, ::8, ::8].reshape(len(L4S), -1) for i in some], 1)
     if (fault := patches_fault(sample)): raise PatchError(path, f'{fault} (--force goes on all the same)')
 
 # %% ../../nbs/14_data.check.ipynb #2a8f767a

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from ..core.errors import PatchError, file_fault, first_line
 from ..core.files import atomic_path
-from .bands import BANDS, N_BANDS, PATCH
+from .bands import L4S, PATCH
 
 # %% ../../nbs/11_data.hdf5.ipynb #0c13bd65
 def other_format(
@@ -241,18 +241,18 @@ def read_patch(
     "A checked patch, channel first; `PatchError` for a wrong key, shape, dtype, a non-finite value, or one that stands for no data"
     def fault(shape, dtype):
         if dtype.kind != 'f': return f'patch is {dtype}, expected a float'
-        if len(shape) == 3 and shape[2] == N_BANDS and size in (None, shape[0]) and size in (None, shape[1]): return None
-        hint = ' (bands come first: transpose it)' if len(shape) == 3 and shape[0] == N_BANDS else ''
-        return f'patch has shape {shape_text(shape)}, expected {size or "H"} x {size or "W"} x {N_BANDS}{hint}'
+        if len(shape) == 3 and shape[2] == len(L4S) and size in (None, shape[0]) and size in (None, shape[1]): return None
+        hint = ' (bands come first: transpose it)' if len(shape) == 3 and shape[0] == len(L4S) else ''
+        return f'patch has shape {shape_text(shape)}, expected {size or "H"} x {size or "W"} x {len(L4S)}{hint}'
     x = read_h5(path, 'img', fault)
     if not x.size: raise PatchError(path, f'patch has no pixels ({shape_text(x.shape)})')
     with np.errstate(over='ignore', invalid='ignore'): x = np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32)
     bad = ~np.isfinite(x)
     if bad.any():
-        names = ' '.join(b.name for b, o in zip(BANDS, bad.any((1, 2))) if o)
+        names = ' '.join(b.name for b, o in zip(L4S, bad.any((1, 2))) if o)
         raise PatchError(path, f'{bad.sum()} values are not finite (bands {names})')
     if (low := x.min()) < LOWEST:
-        names = ' '.join(b.name for b, o in zip(BANDS, x.min((1, 2))) if o < LOWEST)
+        names = ' '.join(b.name for b, o in zip(L4S, x.min((1, 2))) if o < LOWEST)
         raise PatchError(path, f'holds {low:g}, which no band can have (bands {names}): pixels without data must be filled or the patch left out')
     return x
 

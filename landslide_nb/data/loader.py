@@ -16,10 +16,11 @@ from fastai.torch_core import default_device
 from fastcore.basics import chunked, listify, patch
 from fastcore.foundation import L
 from ..core.errors import PatchError
-from .bands import IGNORE, N_BANDS
+from ..core.progress import with_bar
+from .bands import IGNORE, L4S, bands_of
 from .hdf5 import read_mask
 from .folders import SPLITS, PatchFile
-from .block import refuse
+from .block import get_patch_files, mask_of, read_any_mask, read_bands, refuse
 from .store import Split, read_files, read_split
 
 # %% ../../nbs/19_data.loader.ipynb #ce2cbbe4
@@ -32,20 +33,22 @@ def as_array(
 
 # %% ../../nbs/19_data.loader.ipynb #7e91eee4
 def array_split(
-    x,       # `(14, H, W)` or `(N, 14, H, W)`, in benchmark units
-    y = None # its mask or masks, `(H, W)` or `(N, H, W)`
+    x,        # `(C, H, W)` or `(N, C, H, W)`
+    y = None, # its mask or masks, `(H, W)` or `(N, H, W)`
+    bands = None # `Bands`, by their number by default
 ) -> Split:
     "Patches in memory; `ValueError` where they cannot be patches"
     x, y = as_array(x), None if y is None else as_array(y)
     if x.ndim == 3: x, y = x[None], None if y is None else y[None]
-    if x.ndim != 4 or x.shape[1] != N_BANDS:
-        hint = ', with the bands in front' if x.shape[-1:] == (N_BANDS,) else ''
-        raise ValueError(f'a patch must be ({N_BANDS}, H, W){hint}, not {x.shape[1:] if x.ndim == 4 else x.shape}')
+    try: bands = bands_of(x, bands)
+    except (ValueError, IndexError) as e:
+        hint = ', with the bands in front' if x.shape[-1:] == (len(bands or L4S),) else ''
+        raise ValueError(f'a patch must be (bands, H, W){hint}, not {x.shape[1:] if x.ndim == 4 else x.shape}: {e}') from None
     if not np.isfinite(x).all(): raise ValueError('a patch has values that are not finite')
-    if y is None: return Split(x)
+    if y is None: return Split(x, bands=bands)
     if y.shape != (len(x), *x.shape[2:]): raise ValueError(f'masks {y.shape} do not fit patches {x.shape}')
     if not np.isin(y, (0, 1, IGNORE)).all(): raise ValueError(f'a mask holds other values than 0, 1 and {IGNORE} (ignored)')
-    return Split(x, y.astype(np.uint8))
+    return Split(x, y.astype(np.uint8), bands=bands)
 
 # %% ../../nbs/19_data.loader.ipynb #d06287cf
 def as_file(
@@ -58,25 +61,46 @@ def as_file(
     if not isinstance(o[0], (str, Path)) or not isinstance(o[1], (str, Path, type(None))): return None
     return PatchFile(n, Path(o[0]), None if o[1] is None else Path(o[1]))
 
+# %% ../../nbs/19_data.loader.ipynb #5237b2bb
+def read_patches(
+    files,   # of patches of any bands, all of one size
+    bands,   # `Bands` that they hold
+    progress: bool = False # show a bar
+) -> Split: # in memory; with masks where the first file has one
+    "Patches and the masks beside them, see `read_bands` and `mask_of`; `PatchError` names the first file that cannot be used"
+    if not len(files): raise ValueError('no patches')
+    try: masked = bool(mask_of(files[0]))
+    except PatchError: masked = False
+    xs, ys = [], []
+    for f in with_bar(files, progress, 'reading patches'):
+        xs.append(read_bands(f, bands))
+        if xs[-1].shape != xs[0].shape: raise PatchError(f, f'is {xs[-1].shape[1]} x {xs[-1].shape[2]} pixels, the first patch {xs[0].shape[1]} x {xs[0].shape[2]}')
+        if masked: ys.append(read_any_mask(mask_of(f)))
+        if masked and ys[-1].shape != xs[0].shape[1:]: raise PatchError(mask_of(f), f'is {ys[-1].shape[0]} x {ys[-1].shape[1]} pixels, its patch {xs[0].shape[1]} x {xs[0].shape[2]}')
+    return Split(np.stack(xs), np.stack(ys) if masked else None, bands=bands)
+
 # %% ../../nbs/19_data.loader.ipynb #ce11b6e5
 def as_split(
     o, # `Split`; folder of either layout, of images, or packed store; file, `PatchFile`, array; pair of one and its mask; list of such
     split: str = 'train',   # which of a folder or store
-    progress: bool = True   # show a bar while files are read
+    progress: bool = True,  # show a bar while files are read
+    bands = None            # `Bands` of files and arrays where they are other than the benchmark's
 ) -> Split: # in memory, or on disk where it was a packed store
     "Whatever holds patches as a `Split`; `PatchError` names a file that cannot be used, `ValueError` says what an array cannot be"
     if isinstance(o, Split): return o
+    if bands is not None and isinstance(o, (str, Path)): return read_patches(get_patch_files(o) if Path(o).is_dir() else [Path(o)], bands, progress)
+    if bands is not None and isinstance(o, (list, L)) and all(isinstance(f, (str, Path)) for f in o): return read_patches([*map(Path, o)], bands, progress)
     if isinstance(o, (str, Path)) and (Path(o).is_dir() or not Path(o).suffix): return read_split(o, split, progress=progress)
     if (one := as_file(o, 1) if not isinstance(o, list) else None): return read_files([one], 'patch', False)
-    if isinstance(o, tuple) and len(o) == 2: return array_split(*o)
-    if not isinstance(o, (list, tuple, L)): return array_split(o)
+    if isinstance(o, tuple) and len(o) == 2: return array_split(*o, bands)
+    if not isinstance(o, (list, tuple, L)): return array_split(o, bands=bands)
     if not len(o): raise ValueError('no patches')
     if all(files := [as_file(p, i) for i, p in enumerate(o, 1)]):
         if len({f.mask is None for f in files}) > 1: files = [PatchFile(f.n, f.img, None) for f in files]
         return read_files(files, 'patches', progress and len(files) > 1)
-    parts = [as_split(p) for p in o]
+    parts = [as_split(p, bands=bands) for p in o]
     res = sum(parts[1:], parts[0])
-    return res if all(isinstance(p, Split) for p in o) else Split(res.x, res.y)
+    return res if all(isinstance(p, Split) for p in o) else Split(res.x, res.y, bands=res.bands)
 
 # %% ../../nbs/19_data.loader.ipynb #ca700474
 class SplitDL(TfmdDL):
@@ -140,6 +164,7 @@ def new(self: SplitDL, dataset=None, cls=None, process=None, **kwargs): # fastai
     trains = self.training and kwargs.get('shuffle', self.shuffle)
     keep = dict(share=self.share if trains else slice(None), iters=self.iters if trains else None, training=trains, drop_last=self.drop_last and trains)
     if trains: keep |= dict(seed=self.seed)
+    if dataset is not None and self.dataset.bands != L4S: dataset = as_split(dataset, bands=self.dataset.bands)
     return super(SplitDL, self).new(dataset, cls, **{**keep, **kwargs})
 
 # %% ../../nbs/19_data.loader.ipynb #ded3d14c
@@ -191,10 +216,11 @@ def hold_back(
 def labelled(
     source,        # see `as_split`
     split: str,    # which of a folder or store
-    progress: bool # show a bar while files are read
+    progress: bool,# show a bar while files are read
+    bands = None   # see `as_split`
 ) -> Split:
     "Patches with masks; `PatchError` where they have none"
-    res = as_split(source, split, progress)
+    res = as_split(source, split, progress, bands)
     if res.y is not None: return res
     if isinstance(source, (str, Path)): raise PatchError(source, f'split {split!r} has no masks')
     raise ValueError('the patches have no masks: give pairs of image and mask, or a `Split` with both')
@@ -207,6 +233,7 @@ def landslide_dls(
     bs: int = 16,         # batch size
     valid_pct: float = .2,# share held out for validation where `valid` is not given; 0 for none
     seed: int = 0,        # of the hold-out
+    bands = None,         # `Bands` of the files where they are other than the benchmark's: HDF5, GeoTIFF, PNG or NumPy with masks beside them, of any size divisible by 32
     batch_tfms = None,    # further batch transforms, such as `BatchAugment` or fastai's `aug_transforms`
     item_tfms = None,     # none that there is fits: patches come in batches
     iters: int = None,    # batches an epoch, one pass over the patches by default
@@ -219,8 +246,8 @@ def landslide_dls(
     "fastai DataLoaders over labelled patches; `PatchError` where they are missing, broken or have no masks, `TypeError` for a transform that cannot be right"
     for t in (*listify(item_tfms), *listify(batch_tfms)): refuse(t)
     if item_tfms: raise TypeError(f'{type(listify(item_tfms)[0]).__name__}: patches come in batches, so it belongs into `batch_tfms`')
-    train = labelled(source, split, progress)
-    if valid is not None: valid = labelled(source if isinstance(valid, str) and valid in SPLITS else valid, valid, progress)
+    train = labelled(source, split, progress, bands)
+    if valid is not None: valid = labelled(source if isinstance(valid, str) and valid in SPLITS else valid, valid, progress, bands)
     else: train, valid = held_out(train, valid_pct, seed)
     kwargs |= dict(bs=bs, after_batch=listify(batch_tfms))
     return DataLoaders(SplitDL(train, shuffle=True, iters=iters, seed=shuffle_seed, share=share, **kwargs),

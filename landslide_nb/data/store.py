@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError, PatchError, file_fault, note_fault
 from ..core.files import atomic_path
 from ..core.progress import with_bar
-from .bands import BANDS, IGNORE, N_BANDS, PATCH, Scaling, measure_scaling
+from .bands import IGNORE, L4S, PATCH, Bands, Scaling, bands_of, measure_scaling
 from .hdf5 import read_mask, read_patch
 from .folders import SPLITS, find_layout, numbered, patch_files
 from .arrays import STORE, Joined, Mapped, Rows, checksum, open_store, stored_arrays
@@ -41,25 +41,27 @@ def take(
 @dataclass(eq=False)
 class Split:
     "Patches of one split as one array; indexing gives `(BandImage, LandslideMask)`"
-    x: np.ndarray      # `(N, 14, H, W)` floats, benchmark units: an array, a `Mapped` or `Joined` one, or a tensor on any device
+    x: np.ndarray      # `(N, C, H, W)` floats, benchmark units: an array, a `Mapped` or `Joined` one, or a tensor on any device
     y: np.ndarray|None = None # `(N, H, W)` uint8 with 0, 1 and 255 (ignored), None where there are no masks
     ns: list = None    # the patches' numbers, ascending; counted from 1 by default
     crc32: list = None # a checksum a patch (and its mask, if any), where they are known
+    bands: Bands = None # of the patches, by their number by default
 
     n_inp = 1 # fastai asks how many parts of an item are input
     def __post_init__(self):
         if self.ns is None: self.ns = list(range(1, len(self.x) + 1))
+        self.bands = bands_of(self.x, self.bands)
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return tuple(o[0] for o in self.gather([i]))
 
     def gather(self,
         idxs # positions
-    ) -> tuple: # `(B, 14, H, W)` float32 and `(B, H, W)` int64; every pixel is ignored where there are no masks
+    ) -> tuple: # `(B, C, H, W)` float32 and `(B, H, W)` int64; every pixel is ignored where there are no masks
         "A batch in one gather"
         idxs = np.asarray(idxs)
         x = take(self.x, idxs).float()
         y = torch.full((len(idxs), *x.shape[2:]), IGNORE) if self.y is None else take(self.y, idxs).long()
-        return BandImage(x), LandslideMask(y)
+        return BandImage(x, bands=self.bands), LandslideMask(y)
 
 # %% ../../nbs/18_data.store.ipynb #54133129
 @patch
@@ -67,7 +69,7 @@ def subset(self: Split,
     idxs # positions
 ) -> Split:
     "Some of the patches; nothing is copied"
-    return Split(Rows(self.x, idxs), None if self.y is None else Rows(self.y, idxs), [self.ns[i] for i in idxs])
+    return Split(Rows(self.x, idxs), None if self.y is None else Rows(self.y, idxs), [self.ns[i] for i in idxs], bands=self.bands)
 
 @patch(as_prop=True)
 def items(self: Split) -> list:
@@ -81,7 +83,7 @@ def with_masks(self: Split,
 ) -> Split:
     "The same patches under other masks, such as pseudo labels; the images are shared, not copied"
     if len(y) != len(self.x): raise ValueError(f'{len(y)} masks for {len(self.x)} patches')
-    return Split(self.x, y, self.ns)
+    return Split(self.x, y, self.ns, bands=self.bands)
 
 # %% ../../nbs/18_data.store.ipynb #4d2f9aa6
 @patch
@@ -89,11 +91,12 @@ def __add__(self: Split,
     o: Split # further patches
 ) -> Split:
     "Both splits' patches, such as valid + test; without a copy, unless one is on a device"
+    if self.bands != o.bands: raise ValueError(f'patches of other bands: {" ".join(self.bands.names)}, and {" ".join(o.bands.names)}')
     parts = self.x, o.x
     tensors = [isinstance(p, torch.Tensor) for p in parts]
     x = torch.cat(parts) if all(tensors) else Joined(*(p.cpu().numpy() if t else p for p, t in zip(parts, tensors)))
     y = None if self.y is None or o.y is None else Joined(self.y, o.y)
-    return Split(x, y, [*self.ns, *o.ns])
+    return Split(x, y, [*self.ns, *o.ns], bands=self.bands)
 
 # %% ../../nbs/18_data.store.ipynb #ef45a845
 @patch
@@ -102,7 +105,7 @@ def to(self: Split,
 ) -> Split:
     "The patches on a device, where batches are then gathered without a transfer; masks stay where they are"
     x = self.x[:]
-    return Split((x if isinstance(x, torch.Tensor) else torch.from_numpy(x)).to(device), self.y, self.ns)
+    return Split((x if isinstance(x, torch.Tensor) else torch.from_numpy(x)).to(device), self.y, self.ns, bands=self.bands)
 
 # %% ../../nbs/18_data.store.ipynb #4f0d1162
 def on_device(
@@ -124,7 +127,7 @@ def on_device(
 @patch
 def measure_scaling(self: Split) -> Scaling:
     "The scaling constants of this split"
-    return measure_scaling(o.cpu().numpy() if isinstance(o, torch.Tensor) else o for o in self.x)
+    return measure_scaling((o.cpu().numpy() if isinstance(o, torch.Tensor) else o for o in self.x), self.bands)
 
 # %% ../../nbs/18_data.store.ipynb #a915a8a8
 @patch
@@ -228,11 +231,11 @@ def pack_split(
     progress: bool = True  # show a bar
 ) -> dict: # the split's entry in the index
     "Write a split of the store; `PatchError` names a file that cannot be used, and then nothing of the split is left"
-    n, masks, crc32, errors = len(files), files[0].mask is not None, [], np.zeros(N_BANDS)
+    n, masks, crc32, errors = len(files), files[0].mask is not None, [], np.zeros(len(L4S))
     with ExitStack() as whole:
         rows = lambda k, dtype, *shape: whole.enter_context(npy_rows(Path(out)/f'{split}-{k}.npy', (n, *shape), dtype))
         put_mask = rows('y', np.uint8, PATCH, PATCH) if masks else None
-        put_patch = rows('x', dtype, N_BANDS, PATCH, PATCH) # the last one names a fault of the disk, and is the large one
+        put_patch = rows('x', dtype, len(L4S), PATCH, PATCH) # the last one names a fault of the disk, and is the large one
         for f in with_bar(files, progress, f'packing {split}'):
             z, error = stored_values(read_patch(f.img), dtype, f.img)
             y = read_mask(f.mask) if masks else None
@@ -241,7 +244,7 @@ def pack_split(
             crc32.append(checksum(z, y))
             errors = np.maximum(errors, error)
     return dict(ns=[f.n for f in files], images=[f.img.name for f in files], masks=masks, crc32=crc32,
-                error=dict(zip((b.name for b in BANDS), errors.tolist())))
+                error=dict(zip((b.name for b in L4S), errors.tolist())))
 
 # %% ../../nbs/18_data.store.ipynb #afc1ec06
 def to_pack(
@@ -272,7 +275,7 @@ def make_room(
     "Clear what a killed run left there; `InputError` where the store does not fit on the disk"
     out.mkdir(parents=True, exist_ok=True)
     for p in [*out.glob('.tmp-*.npy'), *out.glob('.tmp-*.json'), *(out/f'{s}-{k}.npy' for s in SPLITS for k in 'xy')]: p.unlink(missing_ok=True)
-    pixel = lambda files: N_BANDS*np.dtype(dtype).itemsize + (files[0].mask is not None)
+    pixel = lambda files: len(L4S)*np.dtype(dtype).itemsize + (files[0].mask is not None)
     need, free = sum(len(o) * pixel(o) * PATCH**2 for o in splits.values()), shutil.disk_usage(out).free
     if need > free: raise InputError(out, f'{need / 2**20:.1f} MB are needed, {free / 2**20:.1f} MB are free')
 

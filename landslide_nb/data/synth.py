@@ -14,7 +14,7 @@ from scipy.ndimage import zoom
 from scipy.stats import norm
 from ..core.errors import PatchError
 from ..core.progress import with_bar
-from .bands import PATCH, to_l4s_units
+from .bands import L4S, PATCH
 from .hdf5 import write_mask, write_patch
 from .landscape import (LABELLED, UNSEEN, Region, fractal, make_fields, make_road, make_slides, make_terrain, one_day,
                                          shading, slope_degrees)
@@ -150,7 +150,7 @@ def synth_patch(
     slides = scatter_slides(rng, region, dem)
     toa = satellite_bands(rng, region, dem, slides)
     raw = np.concatenate([toa * 10_000, slope_degrees(dem)[None], dem[None]])
-    return to_l4s_units(raw).astype(np.float32), (slides > .5).astype(np.uint8)
+    return L4S.from_raw(raw).astype(np.float32), (slides > .5).astype(np.uint8)
 
 # %% ../../nbs/16_data.synth.ipynb #d1868152
 def write_world(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from fastai.torch_core import default_device
 from ..core.progress import with_bar
-from ..data.bands import BANDS, IGNORE, L4S_MEANS, RGB, rgb
+from ..data.bands import IGNORE, L4S, rgb
 from ..data.hdf5 import read_mask, read_patch
 from ..data.folders import patch_files
 from ..data.arrays import open_store
@@ -150,7 +150,7 @@ def spectrum_chart(
         for c, label, colour in ((0, 'background', COLOURS['background']), (1, name, COLOURS['landslide'])):
             if mask is not None and (mask == c).any(): ax.plot(x[:, mask == c].mean(1), 'o-', color=colour, label=f'mean of the {label}', ms=3)
         ax.plot(x[:, at[0], at[1]], 'o-', color='black', label='this pixel', lw=2)
-        ax.set_xticks(range(len(BANDS)), [b.name for b in BANDS], fontsize=8, rotation=45)
+        ax.set_xticks(range(len(L4S)), [b.name for b in L4S], fontsize=8, rotation=45)
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
         ax.set_ylabel('times the mean of the benchmark', fontsize=9)
         ax.legend(fontsize=8, frameon=False)
@@ -164,7 +164,7 @@ def pixel_line(
     said = None    # probability and uncertainty of the patch, `(H, W)` each
 ) -> str:
     "A pixel in words"
-    v, kinds = x[:, at[0], at[1]] * L4S_MEANS, {0: 'background', 1: 'landslide', IGNORE: 'ignored'}
+    v, kinds = x[:, at[0], at[1]] * L4S.means, {0: 'background', 1: 'landslide', IGNORE: 'ignored'}
     line = f'row {at[0]}, column {at[1]}: slope {v[12]:.0f}°, {v[13]:.0f} m'
     if mask is not None: line += f', {kinds[int(mask[at])]}'
     return line + (f', probability {said[0][at]:.2f}, uncertainty {said[1][at]:.2g}' if said else '')
@@ -179,7 +179,7 @@ def coloured(
     return matplotlib.colormaps[cmap](np.clip(as_numpy(a) / max(top, 1e-9), 0, 1))[..., :3]
 
 # %% ../../nbs/54_look.explore.ipynb #4ec60c49
-PRESETS = {'true colour': RGB, 'near infrared': ('B8', 'B4', 'B3'), 'short-wave infrared': ('B12', 'B8', 'B4'), 'bare ground': ('B11', 'B8', 'B2'),
+PRESETS = {'true colour': L4S.rgb, 'near infrared': ('B8', 'B4', 'B3'), 'short-wave infrared': ('B12', 'B8', 'B4'), 'bare ground': ('B11', 'B8', 'B2'),
            'terrain': ('dem', 'slope', 'B4'), 'my own': None}
 
 class Walk:
@@ -233,7 +233,7 @@ def explore(
 ) -> Explorer:
     "Walk through patches by number, landslides, uncertainty or loss; click a pixel for its spectrum. `PatchError` for files that cannot be used"
     walk = Walk(patches := Patches(source, split, progress), Opinions(model, patches, kind) if model is not None else None)
-    names, layers = [b.name for b in BANDS], ['truth']*patches.labelled + ['probability', 'uncertainty']*(model is not None) + ['nothing']
+    names, layers = [b.name for b in L4S], ['truth']*patches.labelled + ['probability', 'uncertainty']*(model is not None) + ['nothing']
     controls = dict(
         n=Control(0, (0, len(patches) - 1, 1), 'patch', 'the n-th in the order'), order=Control('number', list(walk.ways), note='largest first'),
         colours=Control('true colour', list(PRESETS)), red=Control('B4', names), green=Control('B3', names), blue=Control('B2', names),

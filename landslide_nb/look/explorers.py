@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.colors import to_rgb
 from fastcore.basics import patch
-from ..data.bands import IGNORE, RGB, rgb
+from ..data.bands import IGNORE, L4S, rgb
 from ..data.loader import as_split
 from ..model.metrics import confusion, scores, threshold_scores
 from ..model.uncertainty import UNCERTAINTIES
@@ -166,12 +166,12 @@ def crf_panels(
     **params          # of `CRFParams`
 ) -> dict: # panels by name
     "One state of `explore_crf`"
-    p, image = CRFParams(**params), rgb(x, RGB)
+    p, image = CRFParams(**params), rgb(x)
     after = dense_crf(prob, x, p, backend)
     shown = (lambda o: overlay(image, o > threshold)) if truth is None else lambda o: error_map((o > threshold).astype(float), truth)
     said = [f'{name}: {(o > threshold).mean():.2%} landslide' + ('' if truth is None else ', precision {precision:.1%}, recall {recall:.1%}, F1 {f1:.1%}'.format(**scores(*confusion(o > threshold, truth))))
             for name, o in (('before', prob), ('after', after))]
-    changed = ', '.join(f'{k}={v!r}' for k, v in params.items() if v != getattr(CRFParams(), k))
+    changed = ', '.join(f'{k}={v!r}' for k, v in params.items() if v not in (getattr(CRFParams(), k), L4S.rgb))
     return {'patch': image, 'before': shown(prob), 'after': shown(after), 'probability after': coloured(after), 'about': '\n'.join([*said, f'crf_mask(prob, x, CRFParams({changed}))'])}
 
 # %% ../../nbs/55_look.explorers.ipynb #f4b8e781
@@ -184,11 +184,11 @@ def explore_crf(
 ) -> Explorer:
     "Move the parameters of the dense CRF on one patch, and copy the line that uses them; with a truth hits are white, false alarms orange, misses blue"
     p, prob, x = CRFParams(), as_numpy(prob), as_numpy(x)
-    guides = {'true colour': RGB, 'near infrared': ('B8', 'B4', 'B3'), 'short-wave infrared': ('B12', 'B8', 'B4'), 'elevation and slope': ('dem', 'slope')}
+    guides = {'true colour': L4S.rgb, 'near infrared': ('B8', 'B4', 'B3'), 'short-wave infrared': ('B12', 'B8', 'B4'), 'elevation and slope': ('dem', 'slope')}
     controls = dict(
         compat=Control(p.compat, (0., 20., .5), 'weight of the image'), sxy=Control(p.sxy, (1., 60., 1.), 'reach, pixels'), sguide=Control(p.sguide, (1., 60., 1.), 'contrast, grey levels'),
         compat_smooth=Control(p.compat_smooth, (0., 10., .5), 'weight of smoothness'), sxy_smooth=Control(p.sxy_smooth, (.5, 10., .5), 'its reach, pixels'),
-        iters=Control(p.iters, (0, 20, 1), 'iterations'), guide_bands=Control(RGB, guides, 'guide'))
+        iters=Control(p.iters, (0, 20, 1), 'iterations'), guide_bands=Control(L4S.rgb, guides, 'guide'))
     return Explorer(lambda **state: crf_panels(prob, x, None if truth is None else as_numpy(truth), threshold, backend, **state), controls)
 
 # %% ../../nbs/55_look.explorers.ipynb #320a8353

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from ..data.bands import BANDS, IGNORE, RGB, band_index, rgb
+from ..data.bands import IGNORE, bands_of, rgb
 
 # %% ../../nbs/50_look.images.ipynb #4de1a08c
 COLOURS = dict(landslide='#D55E00', background='#0072B2', miss='#56B4E9', outline='#F0E442')
@@ -47,36 +47,40 @@ def show_map(
 
 # %% ../../nbs/50_look.images.ipynb #8f4428f8
 def band_range(
-    x,         # `(14, H, W)` patch in benchmark units
+    x,         # `(C, H, W)` patch
     band: str  # name of the band
 ) -> str:
     "Smallest and largest value of a band in its raw unit, such as '412–655 m'"
-    b = BANDS[band_index(band)]
-    v = as_numpy(x)[band_index(band)] * b.mean
+    bands = bands_of(x)
+    b, v = bands[bands.at(band)], as_numpy(x)[bands.at(band)]
+    v = v * b.mean
     return f'{v.min():.0f}–{v.max():.0f}{"°" if b.unit == "degree" else " " + b.unit}'
 
 # %% ../../nbs/50_look.images.ipynb #c6c27033
 def show_band(
-    x,        # `(14, H, W)` patch in benchmark units
+    x,        # `(C, H, W)` patch
     band: str,# name of the band
     ax        # axes to draw on
 ) -> plt.Axes:
     "One band, stretched from the 2nd to the 98th percentile, with its range below; returns the axes"
-    b, im = BANDS[band_index(band)], as_numpy(x)[band_index(band)]
+    bands = bands_of(x)
+    b, im = bands[bands.at(band)], as_numpy(x)[bands.at(band)]
     lo, hi = np.percentile(im, (2, 98))
     return show_map(im, ax, f'{b.name} · {b.nm} nm' if b.nm else b.name, band_range(x, band), vmin=lo, vmax=hi, cmap='gray' if b.nm else 'cividis')
 
 # %% ../../nbs/50_look.images.ipynb #fa8cb386
 def show_bands(
-    x,                   # `(14, H, W)` patch in benchmark units
+    x,                   # `(C, H, W)` patch
     cols: int = 7,       # bands in a row
     size: float = 1.6    # side of a band, inches
 ) -> plt.Figure:
     "All bands with name, wavelength, and range in the raw unit; returns the figure"
-    rows = math.ceil(len(BANDS) / cols)
+    bands = bands_of(x)
+    cols = min(cols, len(bands))
+    rows = math.ceil(len(bands) / cols)
     fig, axs = plt.subplots(rows, cols, figsize=(cols * size, rows * (size + .45)), squeeze=False, layout='constrained')
-    for ax in axs.flat[len(BANDS):]: ax.remove()
-    for ax, b in zip(axs.flat, BANDS): show_band(x, b.name, ax)
+    for ax in axs.flat[len(bands):]: ax.remove()
+    for ax, b in zip(axs.flat, bands): show_band(x, b.name, ax)
     return fig
 
 # %% ../../nbs/50_look.images.ipynb #e5a7b285
@@ -104,8 +108,8 @@ def outline(
 
 # %% ../../nbs/50_look.images.ipynb #aa013520
 def show_composite(
-    x,                    # `(14, H, W)` patch, any linear scaling
-    bands: tuple = RGB,   # shown as red, green and blue
+    x,                    # `(C, H, W)` patch, any linear scaling
+    bands: tuple = None,  # shown as red, green and blue, the patch's own by default
     mask = None,          # `(H, W)` mask to outline
     fill: bool = False,   # paint the mask instead of outlining it
     pct: tuple = (2, 98), # percentiles stretched to black and white, per band
@@ -113,6 +117,7 @@ def show_composite(
     title: str = None     # above the image, the bands by default
 ) -> plt.Axes:
     "A composite of three bands, with a mask if any; returns the axes"
+    bands = bands or bands_of(x).rgb
     im = rgb(x, bands, pct)
     if mask is not None and fill: im = overlay(im, mask)
     ax = show_map(im, ax, title or ' '.join(bands))
@@ -121,16 +126,19 @@ def show_composite(
 
 # %% ../../nbs/50_look.images.ipynb #280b7d55
 def show_composites(
-    x,                 # `(14, H, W)` patch in benchmark units
+    x,                 # `(C, H, W)` patch
     mask = None,       # `(H, W)` mask to outline
     size: float = 2.6  # side of an image, inches
 ) -> plt.Figure:
-    "The four views in which a landslide is looked for: true colour, near infrared, short-wave infrared, slope; returns the figure"
-    fig, axs = plt.subplots(1, 4, figsize=(4 * size, size + .45), layout='constrained')
-    for ax, name, bands in zip(axs, ('true colour', 'near infrared', 'short-wave'), (RGB, ('B8', 'B4', 'B3'), ('B12', 'B8', 'B4'))):
-        show_composite(x, bands, mask, ax=ax, title=f'{name} ({" ".join(bands)})')
-    show_map(as_numpy(x)[band_index('slope')], axs[3], 'slope', band_range(x, 'slope'), cmap='cividis')
-    if mask is not None: outline(axs[3], mask, 'white')
+    "The views in which a landslide is looked for, as far as the patch has their bands: true colour, near infrared, short-wave infrared, slope; returns the figure"
+    of, views = bands_of(x), {'true colour': bands_of(x).rgb, 'near infrared': ('B8', 'B4', 'B3'), 'short-wave': ('B12', 'B8', 'B4'), 'slope': ('slope',)}
+    views = {k: v for k, v in views.items() if {*v} <= {*of.names}}
+    fig, axs = plt.subplots(1, len(views), figsize=(len(views) * size, size + .45), layout='constrained', squeeze=False)
+    for ax, (name, bands) in zip(axs[0], views.items()):
+        if len(bands) == 3: show_composite(x, bands, mask, ax=ax, title=f'{name} ({" ".join(bands)})')
+        else:
+            show_map(as_numpy(x)[of.at(name)], ax, name, band_range(x, name), cmap='cividis')
+            if mask is not None: outline(ax, mask, 'white')
     return fig
 
 # %% ../../nbs/50_look.images.ipynb #273b573f
@@ -177,7 +185,10 @@ def figure2_row(
 ):
     "One patch of `figure2_panel`"
     show_map(rgb(x), axs[0])
-    for ax, band in zip(axs[1:], ('dem', 'slope')): show_map(x[band_index(band)], ax, note=band_range(x, band), cmap='cividis')
+    of = bands_of(x)
+    for ax, band in zip(axs[1:], ('dem', 'slope')):
+        if band in of.names: show_map(x[of.at(band)], ax, note=band_range(x, band), cmap='cividis')
+        else: ax.axis('off')
     show_map(unc, axs[3], cmap='inferno', vmin=0, vmax=vmax)
     for ax, p in zip(axs[4:], (pred, crf)): show_map(p if truth is None else error_map(p, truth), ax, vmin=0, vmax=1)
     if truth is not None: show_map(error_map(as_numpy(truth) == 1, truth), axs[6])

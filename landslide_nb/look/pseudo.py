@@ -109,7 +109,7 @@ def next_batch(
     aside.before_batch()
     mixed, h = aside.learn.xb[0], aside.halves
     torch.set_rng_state(chance)
-    return (mixed[:len(y)], *h['y']), (h['xu'] if cb.separate else mixed[len(y):], *h['yu']), h['lam']
+    return (mixed[:len(y)], *h['y']), (mixed[len(y):], *h['yu']), h['lam']
 
 # %% ../../nbs/52_look.pseudo.ipynb #d8262eab
 @patch

@@ -9,7 +9,7 @@ __all__ = ['ModelError', 'save_model', 'load_model']
 
 # %% ../../nbs/24_model.files.ipynb #660e7ad6
 import json, warnings
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.resources import files
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,7 @@ from torch import nn
 from .. import __version__
 from ..core.errors import InputError, InputWarning, file_fault
 from ..core.files import atomic_path
-from ..data.bands import BANDS, N_BANDS, Scaling
+from ..data.bands import L4S, RGB, Band, Bands, Scaling
 from .dropout import dropout_site
 from .segmenter import Segmenter, create_segmenter
 
@@ -47,7 +47,8 @@ FORMAT, SCALED = 3, 2 # what is written; what was written while the description 
 @dataclass(frozen=True)
 class ModelInfo:
     "What stands beside the weights"
-    config: dict          # arguments of `create_segmenter`
+    config: dict          # arguments of `create_segmenter`, all but the bands
+    bands: Bands          # of its patches
     recipe: dict|None     # the stage that trained it
     version: str          # of the library that wrote it
     adapted: dict|None = None # to which region, and how: an `Adaptation` as a dict and the model it was
@@ -72,8 +73,8 @@ class ModelInfo:
         return self.config['drop'] > 0 and not self.radiometry
 
 # %% ../../nbs/24_model.files.ipynb #63ae88f2
-KINDS = dict(arch=str, backbone=str, in_channels=int, classes=int, zoom=(int, float), drop=(int, float))
-MOST  = dict(in_channels=10_000, classes=10_000, zoom=16, drop=.999)
+KINDS = dict(arch=str, backbone=str, classes=int, zoom=(int, float), drop=(int, float))
+MOST  = dict(classes=10_000, zoom=16, drop=.999)
 
 # %% ../../nbs/24_model.files.ipynb #88b21e55
 def can_be(
@@ -98,28 +99,34 @@ def checked_config(
 # %% ../../nbs/24_model.files.ipynb #23b4f69f
 def checked_scaling(
     path, # `model.json`, for the message
-    d     # whatever stands there as the scaling
+    d,    # whatever stands there as the scaling
+    n: int # bands that it is for
 ) -> Scaling|None: # None where there is none
     "The scaling; `ModelError` where it is none that can be used"
-    try: return Scaling.from_dict(d) if d else None
+    if not d: return None
+    try: res = Scaling.from_dict(d)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e: raise ModelError(path, f'scaling: {e}') from None
+    if len(res.shift) != n: raise ModelError(path, f'scaling of {len(res.shift)} bands, expected {n}')
+    return res
 
 # %% ../../nbs/24_model.files.ipynb #0a48a7d6
 def planned(
-    config: dict # arguments of `create_segmenter`
+    config: dict, # arguments of `create_segmenter`
+    bands: Bands = L4S # of its patches
 ) -> dict: # name -> tensor without memory
     "The weights that a model has; `ValueError` where it cannot be made"
     try:
-        with torch.device('meta'): plan = create_segmenter(**config) # takes no memory, whatever the file asks for
-    except NotImplementedError: plan = create_segmenter(**config) # some networks compute as they are made, which older PyTorch cannot do there
+        with torch.device('meta'): plan = create_segmenter(**config, bands=bands) # takes no memory, whatever the file asks for
+    except NotImplementedError: plan = create_segmenter(**config, bands=bands) # some networks compute as they are made, which older PyTorch cannot do there
     return plan.state_dict()
 
 # %% ../../nbs/24_model.files.ipynb #81012187
 def planned_shapes(
-    config: dict # arguments of `create_segmenter`
+    config: dict, # arguments of `create_segmenter`
+    bands: Bands = L4S # of its patches
 ) -> dict: # name -> shape
     "The shapes that a model has; `ValueError` where it cannot be made"
-    return {k: tuple(v.shape) for k, v in planned(config).items()}
+    return {k: tuple(v.shape) for k, v in planned(config, bands).items()}
 
 # %% ../../nbs/24_model.files.ipynb #fbe08229
 def check_shapes(
@@ -172,10 +179,10 @@ def save_model(
     path, model = Path(path), unwrapped(model)
     if not isinstance(model, Segmenter): raise ModelError(path, f'{type(model).__name__} is none of create_segmenter\'s models, and could not be loaded again')
     config = checked_config(path, dict(model.config, drop=dropout_site(model).train_p))
-    weights, plan = full_precision(model.state_dict()), planned(config)
+    weights, plan = full_precision(model.state_dict()), planned(config, model.bands)
     check_shapes(path, {k: tuple(v.shape) for k, v in weights.items()}, {k: tuple(v.shape) for k, v in plan.items()})
     check_values(path, weights, plan)
-    meta = json.dumps(dict(format=FORMAT, version=__version__, config=config, bands=[b.name for b in BANDS],
+    meta = json.dumps(dict(format=FORMAT, version=__version__, config=config, bands=[astuple(b) for b in model.bands],
                            recipe=recipe, **(dict(adapted=adapted) if adapted else {})), indent=2)
     with atomic_path(path/'model.safetensors') as tmp: save_file(weights, tmp)
     with atomic_path(path/'model.json') as tmp: tmp.write_text(meta + '\n', encoding='utf-8')
@@ -185,14 +192,40 @@ def save_model(
 def read_meta(
     path # `model.json`
 ) -> dict:
-    "What the file holds; `ModelError` where that is no JSON, of another format, or for other bands"
+    "What the file holds; `ModelError` where that is no JSON, or of another format"
     if (fault := file_fault(path)): raise ModelError(path, fault)
     if Path(path).stat().st_size > 2**24: raise ModelError(path, 'too large for a model description')
     try: meta = json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError): raise ModelError(path, 'not JSON') from None
     if not isinstance(meta, dict) or meta.get('format') not in (FORMAT, SCALED): raise ModelError(path, f'not a model description of format {FORMAT}')
-    if meta.get('bands') != [b.name for b in BANDS]: raise ModelError(path, 'made for other bands than this library knows')
     return meta
+
+# %% ../../nbs/24_model.files.ipynb #db2399ee
+def checked_bands(
+    path, # `model.json`, for the message
+    d     # whatever stands there as the bands
+) -> Bands:
+    "The bands of a description; `ModelError` where they are none"
+    kinds = str, (int, float, type(None)), str, (int, float), (int, float)
+    good = lambda b: isinstance(b, list) and len(b) == len(kinds) and all(isinstance(v, k) and not isinstance(v, bool) for v, k in zip(b, kinds))
+    if not isinstance(d, list) or not 0 < len(d) <= 10_000 or not all(map(good, d)): raise ModelError(path, 'bands must be a list of name, wavelength, unit, mean and full scale')
+    if not all(0 < v < 1e30 for b in d for v in (*b[3:], b[1] or 1)): raise ModelError(path, 'bands have numbers that are not positive')
+    if len({b[0] for b in d}) < len(d): raise ModelError(path, 'two bands have the same name')
+    return Bands(d)
+
+def read_config(
+    path,     # `model.json`, for the messages
+    config,   # whatever stands there as the config
+    bands,    # and as the bands
+    old: bool # whether the description is of format 2, which had names alone, and the number in its config
+) -> tuple: # arguments of `create_segmenter`; `Bands`
+    "What network it is, for which bands; `ModelError` where that cannot be"
+    if not old: return checked_config(path, config), checked_bands(path, bands)
+    if bands != list(L4S.names): raise ModelError(path, 'made for other bands than the benchmark\'s')
+    config = dict(config) if isinstance(config, dict) else {}
+    found = {len(o): o for o in (L4S, RGB)}.get(config.pop('in_channels', None))
+    if found is None: raise ModelError(path, 'takes a number of bands that no bands have')
+    return checked_config(path, config), found
 
 # %% ../../nbs/24_model.files.ipynb #0c4bf59d
 def read_model_json(
@@ -200,8 +233,9 @@ def read_model_json(
 ) -> ModelInfo:
     "What stands beside the weights, checked; `ModelError` for anything that does not fit"
     meta = read_meta(path)
-    config, old = checked_config(path, meta.get('config')), meta['format'] == SCALED
-    return ModelInfo(config, meta.get('recipe'), str(meta.get('version')), meta.get('adapted'), checked_scaling(path, meta.get('scaling')) if old else None, meta['format'])
+    old = meta['format'] == SCALED
+    config, bands = read_config(path, meta.get('config'), meta.get('bands'), old)
+    return ModelInfo(config, bands, meta.get('recipe'), str(meta.get('version')), meta.get('adapted'), checked_scaling(path, meta.get('scaling'), len(bands)) if old else None, meta['format'])
 
 # %% ../../nbs/24_model.files.ipynb #9309a30b
 def weight_shapes(
@@ -219,7 +253,7 @@ def scaling_weights(
 ) -> dict: # name -> tensor, nothing where they are among the weights
     "The scaling of a model whose description holds it"
     if info.format != SCALED: return {}
-    n = info.config['in_channels']
+    n = len(info.bands)
     shift, scale = (info.scaling.shift, info.scaling.scale) if info.scaling else ((0.,)*n, (1.,)*n)
     return dict(shift=torch.tensor(shift)[:, None, None], scale=torch.tensor(scale)[:, None, None])
 
@@ -234,10 +268,10 @@ def load_model(
     info, weights = read_model_json(path/'model.json'), path/'model.safetensors'
     known = scaling_weights(info)
     have = weight_shapes(weights) | {k: tuple(v.shape) for k, v in known.items()}
-    try: want = planned_shapes(info.config)
+    try: want = planned_shapes(info.config, info.bands)
     except ValueError as e: raise ModelError(path/'model.json', str(e)) from None
     check_shapes(weights, have, want)
-    model, state = create_segmenter(**info.config), full_precision(load_file(weights)) | known
+    model, state = create_segmenter(**info.config, bands=info.bands), full_precision(load_file(weights)) | known
     check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
     model.home = info.home
@@ -246,13 +280,14 @@ def load_model(
 # %% ../../nbs/24_model.files.ipynb #f80e4629
 def load_for_patches(
     path,         # folder of a trained stage, or 'starter'
-    device = 'cpu'# where to put it
+    device = 'cpu',# where to put it
+    bands: Bands = L4S # of the patches that it is wanted for; None for any
 ) -> tuple: # the model in eval mode and its `ModelInfo`
-    "`load_model` for use on patches; `ModelError` where the model does not know its scaling, or takes other bands or gives other classes"
+    "`load_model` for use on patches; `ModelError` where the model does not know its scaling, takes other bands or gives other classes"
     net, info = load_model(path, device)
     if info.format == SCALED and info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
-    if (kind := (info.config['in_channels'], info.config['classes'])) != (N_BANDS, 2):
-        raise ModelError(path, 'the model takes {} bands and gives {} classes, expected 14 and 2'.format(*kind))
+    if info.config['classes'] != 2: raise ModelError(path, f"the model gives {info.config['classes']} classes, expected 2")
+    if bands and info.bands != bands: raise ModelError(path, f'the model takes the bands {" ".join(info.bands.names)}; the patches have {" ".join(bands.names)}')
     if info.distorted:
         warnings.warn(f'{path}: trained with dropout in front of its batch norms, so it may find far too little; '
                       'landslide-repair MODEL DATA OUT measures them again on labelled patches of its regions', InputWarning, stacklevel=2)

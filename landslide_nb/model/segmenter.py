@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from torch import nn
 import torch
 import torch.nn.functional as F
-from ..data.bands import N_BANDS, PATCH, RGB, Scaling, band_index
+from ..data.bands import L4S, PATCH, Bands, Scaling
 from .dropout import dropout_site, first_conv
 
 # %% ../../nbs/23_model.segmenter.ipynb #1cb7ce7e
@@ -27,30 +27,29 @@ def standardises(
 # %% ../../nbs/23_model.segmenter.ipynb #773766b8
 def expand_stem(
     conv: nn.Conv2d,        # a convolution over red, green and blue
-    n_bands: int = N_BANDS, # bands of the new one
-    rgb: tuple = tuple(band_index(RGB)) # positions of red, green and blue among them
-) -> nn.Conv2d: # over `n_bands` bands, otherwise the same
+    bands: Bands = L4S      # of the new one
+) -> nn.Conv2d: # over these bands, otherwise the same
     "The convolution with its RGB filters on the right bands and their mean on the others; `ValueError` for a stem it cannot widen"
     if conv.in_channels != 3: raise ValueError(f'a stem of 3 bands is needed, this one has {conv.in_channels}')
     if standardises(conv):
-        raise ValueError(f'{type(conv).__name__} standardises its own filters: RGB weights cannot be spread over {n_bands} bands')
+        raise ValueError(f'{type(conv).__name__} standardises its own filters: RGB weights cannot be spread over {len(bands)} bands')
     new = copy.deepcopy(conv)
     w = conv.weight.detach()
-    wide = w.mean(1, keepdim=True).repeat(1, n_bands, 1, 1)
-    wide[:, list(rgb)] = w
-    new.in_channels, new.weight = n_bands, nn.Parameter(wide * (3 / n_bands))
+    wide = w.mean(1, keepdim=True).repeat(1, len(bands), 1, 1)
+    if bands.coloured: wide[:, bands.at(bands.rgb)] = w
+    new.in_channels, new.weight = len(bands), nn.Parameter(wide * (3 / len(bands)))
     return new
 
 # %% ../../nbs/23_model.segmenter.ipynb #9c6b0172
 def widen_stem(
     net: nn.Module,         # a network over red, green and blue
-    n_bands: int = N_BANDS  # bands it shall take
+    bands: Bands = L4S      # it shall take
 ):
     "Replace the first convolution of a network by the one that `expand_stem` makes of it"
     conv = first_conv(net)
     name = next(k for k, m in net.named_modules() if m is conv)
     parent, _, child = name.rpartition('.')
-    setattr(net.get_submodule(parent), child, expand_stem(conv, n_bands))
+    setattr(net.get_submodule(parent), child, expand_stem(conv, bands))
 
 # %% ../../nbs/23_model.segmenter.ipynb #60bf9fe0
 class HRNet(nn.Module):
@@ -79,13 +78,14 @@ class Segmenter(nn.Module):
     def __init__(self,
         net: nn.Module, # gives logits for sides that are multiples of 32
         config: dict,   # what `create_segmenter` was given
+        bands: Bands = L4S, # of the patches
         scaling: Scaling = None # of the patches, none by default
     ):
         super().__init__()
-        self.net, self.config = net, config
+        self.net, self.config, self.bands = net, config, bands
         self.train_size = round(config['zoom'] * PATCH) # side of patches that augmentation has magnified
         dropout_site(self).train_p = config.get('drop', 0.)
-        for k, v in dict(shift=0., scale=1.).items(): self.register_buffer(k, torch.full((config.get('in_channels', N_BANDS), 1, 1), v))
+        for k, v in dict(shift=0., scale=1.).items(): self.register_buffer(k, torch.full((len(bands), 1, 1), v))
         if scaling: self.scaling = scaling
 
     @property
@@ -123,19 +123,15 @@ def check_known(
 
 # %% ../../nbs/23_model.segmenter.ipynb #a2e3ac65
 def check_choice(
-    arch: str,        # as asked for
-    backbone: str,    # as asked for
-    in_channels: int, # bands
-    pretrained: bool  # ImageNet weights
+    arch: str,    # as asked for
+    backbone: str # as asked for
 ):
-    "`ValueError` for a name that is not known, a pair that does not fit, or bands that ImageNet weights cannot be laid on"
+    "`ValueError` for a name that is not known, or a pair that does not fit"
     import timm
     check_known('architecture', arch, list(ARCHS))
     if backbone not in timm.list_pretrained(): check_known('backbone', backbone, timm.list_models())
     if arch == 'hrnet' and not backbone.startswith('hrnet'): raise ValueError(f'hrnet needs an hrnet backbone, not {backbone!r}')
     if arch != 'hrnet' and backbone.startswith('hrnet'): raise ValueError(f'{arch} cannot take {backbone!r}: use arch hrnet')
-    if pretrained and in_channels not in (3, N_BANDS):
-        raise ValueError(f'ImageNet weights can be laid on 3 or {N_BANDS} bands, not {in_channels}')
 
 # %% ../../nbs/23_model.segmenter.ipynb #6978fd6d
 class DilatedDepthwise(nn.Conv2d):
@@ -183,7 +179,7 @@ def make_net(
 def create_segmenter(
     arch: str = 'deeplabv3plus',# one of `ARCHS`: 'hrnet', or a decoder of segmentation_models_pytorch
     backbone: str = 'resnet50', # timm model, with or without the tag of its weights ('resnet50.a1_in1k')
-    in_channels: int = N_BANDS, # bands; with ImageNet weights 14 (RGB on B4, B3, B2) or 3 (RGB as it is)
+    bands: Bands = L4S,         # of its patches; ImageNet's filters go to red, green and blue wherever they stand
     classes: int = 2,           # logits a pixel
     pretrained: bool = False,   # ImageNet weights for the backbone, fetched from the hub; random otherwise
     zoom: float = 1.,           # magnification of patches that augmentation has not magnified: training size / patch size
@@ -191,9 +187,9 @@ def create_segmenter(
     scaling: Scaling = None     # of its patches, such as `dls.train_ds.measure_scaling()`; none by default
 ) -> Segmenter:
     "A segmenter with logits at the patch's size; `ValueError` for a name that is not known or a pair that does not fit"
-    check_choice(arch, backbone, in_channels, pretrained)
-    bands = 3 if pretrained else in_channels
-    net = make_net(arch, backbone, bands, classes, pretrained)
-    if bands != in_channels: widen_stem(net, in_channels)
+    check_choice(arch, backbone)
+    photo = len(bands) == 3 and bands.coloured and bands.rgb == bands.names
+    net = make_net(arch, backbone, 3 if pretrained else len(bands), classes, pretrained)
+    if pretrained and not photo: widen_stem(net, bands)
     guard_depthwise(net)
-    return Segmenter(net, dict(arch=arch, backbone=backbone, in_channels=in_channels, classes=classes, zoom=zoom, drop=drop), scaling)
+    return Segmenter(net, dict(arch=arch, backbone=backbone, classes=classes, zoom=zoom, drop=drop), bands, scaling)

@@ -11,7 +11,7 @@ __all__ = ['lay_weights', 'sentinel2_weights']
 import re
 import torch
 from torch import nn
-from ..data.bands import BANDS
+from ..data.bands import L4S, Bands
 from .dropout import first_conv
 from .segmenter import Segmenter
 
@@ -25,23 +25,24 @@ def plain_name(
 
 def band_weights(
     weight: torch.Tensor, # `(O, K, h, w)` of a first convolution over `bands`
-    bands                 # names of its K bands
-) -> torch.Tensor: # `(O, 14, h, w)` over this library's bands
+    bands,                # names of its K bands
+    wanted: Bands = L4S   # bands of the patches
+) -> torch.Tensor: # `(O, C, h, w)` over those
     "Each band's weights where that band is; those of B8A, which patches have not, with B8 beside it; none for terrain. `ValueError` where one is missing"
     at = {plain_name(b): i for i, b in enumerate(bands)}
     if weight.shape[1] != len(bands): raise ValueError(f'weights for {weight.shape[1]} bands, but {len(bands)} names')
-    if (lost := [b.name for b in BANDS if b.nm and b.name not in at]): raise ValueError(f'the weights know no {" ".join(lost)}')
-    res = weight.new_zeros(len(weight), len(BANDS), *weight.shape[2:])
-    for i, b in enumerate(BANDS):
+    if (lost := [b.name for b in wanted if b.nm and b.name not in at]): raise ValueError(f'the weights know no {" ".join(lost)}')
+    res = weight.new_zeros(len(weight), len(wanted), *weight.shape[2:])
+    for i, b in enumerate(wanted):
         if b.nm: res[:, i] = weight[:, at[b.name]] + (weight[:, at['B8A']] if b.name == 'B8' and 'B8A' in at else 0)
     return res
 
 # %% ../../nbs/27_model.sentinel2.ipynb #78352222
 def reflectance_of(
     model: Segmenter # that scales its patches
-) -> tuple: # `(14,)` gain and offset: reflectance is gain times input plus offset; 0 for terrain
+) -> tuple: # `(C,)` gain and offset: reflectance is gain times input plus offset; 0 for terrain
     "How a model's input becomes reflectance"
-    mean = torch.tensor([b.mean * 1e-4 if b.nm else 0. for b in BANDS])
+    mean = torch.tensor([b.mean / b.full if b.nm else 0. for b in model.bands])
     return mean*model.scale.cpu().flatten(), mean*model.shift.cpu().flatten()
 
 # %% ../../nbs/27_model.sentinel2.ipynb #78e73c99
@@ -69,7 +70,7 @@ def lay_weights(
     "Start a model from a backbone that was pre-trained on Sentinel-2's reflectance; `ValueError` for weights of another backbone or of other bands"
     part, conv, norm = encoder_of(model, state)
     own, (gain, offset) = part.state_dict(), reflectance_of(model)
-    weight = band_weights(state[f'{conv}.weight'].float(), bands)
+    weight = band_weights(state[f'{conv}.weight'].float(), bands, model.bands)
     fits = {k: v for k, v in state.items() if k in own and k != f'{conv}.weight'}
     for k, v in fits.items():
         if v.shape != own[k].shape: raise ValueError(f'{k} is {tuple(v.shape)}, expected {tuple(own[k].shape)}')

@@ -17,7 +17,7 @@ from itertools import product, repeat
 import numpy as np
 import torch
 from ..core.progress import with_bar
-from ..data.bands import N_BANDS, RGB, band_index, stretch
+from ..data.bands import bands_of, stretch
 from ..model.metrics import confusion, scores
 from .meanfield import _check_probs, meanfield_crf
 
@@ -31,7 +31,7 @@ class CRFParams:
     sxy: float = 10.              # standard deviation in space of the bilateral kernel, pixels
     sguide: float = 10.           # standard deviation in the guide, grey levels of 0…255
     compat: float = 4.            # weight of the bilateral kernel, 0 for none
-    guide_bands: tuple = RGB      # bands that make the guide
+    guide_bands: tuple = None     # bands that make the guide, the patch's red, green and blue by default
     pct: tuple = (2, 98)          # percentiles of each band stretched to 0 and 255
     clip: float = 1e-5            # probabilities are kept this far from 0 and 1, whose logarithm would be infinite
 
@@ -39,7 +39,7 @@ class CRFParams:
         if min(self.sxy_smooth, self.sxy, self.sguide) <= 0: raise ValueError('standard deviations must be positive')
         if min(self.compat_smooth, self.compat, self.iters) < 0: raise ValueError('weights and iterations must not be negative')
         if not 0 < self.clip < .5: raise ValueError('clip must lie between 0 and 0.5')
-        object.__setattr__(self, 'guide_bands', tuple(self.guide_bands))
+        if self.guide_bands: object.__setattr__(self, 'guide_bands', tuple(self.guide_bands))
         object.__setattr__(self, 'pct', tuple(self.pct))
 
 # %% ../../nbs/32_predict.crf.ipynb #5bf9d2d7
@@ -47,25 +47,27 @@ NO_CRF = CRFParams(compat_smooth=0, compat=0)
 
 # %% ../../nbs/32_predict.crf.ipynb #5d2b12e5
 def guide_bands(
-    x,                  # `(14, H, W)` patch
+    x,                  # `(C, H, W)` patch
     params: CRFParams   # whose `guide_bands` are wanted
 ) -> np.ndarray: # `(K, H, W)` float32
-    "The bands of the guide; a non-finite patch or one without fourteen bands raises `ValueError`"
-    if np.ndim(x) != 3 or len(x) != N_BANDS: raise ValueError(f'patch has shape {tuple(np.shape(x))}, expected ({N_BANDS}, H, W)')
+    "The bands of the guide; a non-finite patch or one of unknown bands raises `ValueError`"
+    if np.ndim(x) != 3: raise ValueError(f'patch has shape {tuple(np.shape(x))}, expected (bands, H, W)')
+    of = bands_of(x)
+    names = params.guide_bands or of.rgb
     v = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-    v = v[band_index(list(params.guide_bands))].astype(np.float32)
+    v = v[of.at(list(names))].astype(np.float32)
     if not np.isfinite(v).all():
-        raise ValueError(f'patch has values that are not finite in the bands of the guide ({" ".join(params.guide_bands)})')
+        raise ValueError(f'patch has values that are not finite in the bands of the guide ({" ".join(names)})')
     return v
 
 # %% ../../nbs/32_predict.crf.ipynb #59908db3
 def guide_image(
-    x,                   # `(14, H, W)` patch, any linear scaling of the bands
-    bands: tuple = RGB,  # the K bands that make the guide
+    x,                   # `(C, H, W)` patch, any linear scaling of the bands
+    bands: tuple = None, # the K bands that make the guide, the patch's red, green and blue by default
     pct: tuple = (2, 98) # percentiles stretched to 0 and 255, per band
 ) -> np.ndarray: # `(H, W, K)` float32 in 0…255
-    "The image whose edges the CRF follows; a non-finite patch or one without fourteen bands raises `ValueError`"
-    return np.ascontiguousarray(255 * stretch(guide_bands(x, CRFParams(guide_bands=tuple(bands))), pct), dtype=np.float32)
+    "The image whose edges the CRF follows; a non-finite patch or one of unknown bands raises `ValueError`"
+    return np.ascontiguousarray(255 * stretch(guide_bands(x, CRFParams(guide_bands=bands)), pct), dtype=np.float32)
 
 # %% ../../nbs/32_predict.crf.ipynb #9ce62e0a
 def _crf_device(device=None): return torch.device(device if device is not None else 'cuda' if torch.cuda.is_available() else 'cpu')
@@ -145,7 +147,7 @@ def banded_crf(
 # %% ../../nbs/32_predict.crf.ipynb #45db33f9
 def dense_crf(
     prob,                            # `(H, W)` probability of landslide
-    x,                               # `(14, H, W)` patch in benchmark units, from which the guide is made
+    x,                               # `(C, H, W)` patch, from which the guide is made
     params: CRFParams = CRFParams(), # see `CRFParams`
     backend: str = None              # of `guided_crf`
 ) -> np.ndarray: # `(H, W)` float32 probability of landslide

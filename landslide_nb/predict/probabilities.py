@@ -28,7 +28,7 @@ def unlabelled_dl(
     device = None     # where batches go, fastai's default by default
 ) -> SplitDL:
     "The patches in order, un-augmented"
-    return SplitDL(Split(split.x, None, split.ns), bs, device=device or default_device())
+    return SplitDL(Split(split.x, None, split.ns, bands=split.bands), bs, device=device or default_device())
 
 # %% ../../nbs/30_predict.probabilities.ipynb #9a79ea9b
 @torch.no_grad()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from fastcore.basics import patch
-from ..data.bands import BANDS, band_index
+from ..data.bands import bands_of
 from ..data.store import Split
 from ..model.dropout import first_conv
 from ..model.files import unwrapped
@@ -53,11 +53,15 @@ def way_for(
 
 # %% ../../nbs/35_predict.region.ipynb #ac35bb7d
 def ground(
-    x: torch.Tensor # `(B, 14, H, W)` in benchmark units
+    x: torch.Tensor # `(B, C, H, W)`
 ) -> torch.Tensor: # `(B, H, W)`, true where there is some
-    "What is neither cloud nor snow, which reflect more than 0.25 of blue light, nor water, which is half as bright in the near infrared as in green"
-    blue, green, near = (x[:, band_index(k)] * BANDS[band_index(k)].mean for k in ('B2', 'B3', 'B8'))
-    return (blue < 2500) & (near > green / 2)
+    "What is neither cloud nor snow, which reflect more than 0.25 of blue light, nor water, which is half as bright in the near infrared as in green; all of it where the bands do not tell"
+    bands, nm = bands_of(x), [b.nm or 0 for b in bands_of(x)]
+    near = min(range(len(bands)), key=lambda i: abs(nm[i] - 833))
+    if not bands.coloured or abs(nm[near] - 833) > 50: return torch.ones(x[:, 0].shape, dtype=torch.bool, device=x.device)
+    reflectance = lambda i: x[:, i] * bands[i].mean / bands[i].full
+    _, green, blue = bands.at(bands.rgb)
+    return (reflectance(blue) < .25) & (reflectance(near) > reflectance(green) / 2)
 
 # %% ../../nbs/35_predict.region.ipynb #f9de9302
 def clear_patches(

@@ -10,12 +10,12 @@ __all__ = []
 # %% ../../nbs/73_scene.bands.ipynb #c21b5d60
 import re
 from pathlib import Path
-from ..data.bands import BANDS, OPTICAL
+from ..data.bands import L4S
 from .grid import SceneError
 from .synthetic import L1C_BANDS
 
 # %% ../../nbs/73_scene.bands.ipynb #6a258aa3
-WANTED = tuple(b.name for b in BANDS[OPTICAL])
+WANTED = tuple(b.name for b in [o for o in L4S if o.nm])
 CIRRUS = WANTED.index('B10')
 
 # %% ../../nbs/73_scene.bands.ipynb #1a39b13e

@@ -12,7 +12,7 @@ import os, re
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..data.bands import L4S_MEANS, N_BANDS, RGB, band_index, to_l4s_units
+from ..data.bands import L4S
 from .grid import PixelSize, SceneError, geo, grid_of, open_raster, thinned
 from .terrain import Elevation
 from .bands import CIRRUS, WANTED, check_bands, find_bands, product_folder, safe_bands
@@ -267,17 +267,17 @@ def read(self:Scene,
     "A window of the scene; `SceneError` where a block of it is corrupt"
     at, shape = (row, col, height, width), (height, width)
     wanted = self.part('aoi')(*at) if self.args['aoi'] and not everywhere else np.ones(shape, bool)
-    if not wanted.any(): return np.ones((N_BANDS, *shape), np.float32), wanted
+    if not wanted.any(): return np.ones((len(L4S), *shape), np.float32), wanted
     x, ok = self.read_raw(geo().windows.Window(col, row, width, height), shape)
-    raw = np.empty((N_BANDS, *shape), np.float32)
+    raw = np.empty((len(L4S), *shape), np.float32)
     raw[:12] = x if (self.factor == 1).all() and (self.shift == 0).all() else x*self.factor[:, None, None] + self.shift[:, None, None]
     ok &= ~(raw[:12] < -1000).any(0)
-    raw[12:] = L4S_MEANS[12:, None, None]
+    raw[12:] = L4S.means[12:, None, None]
     if self.args['dem']:
         raw[12:] = self.part('dem')(*at)
         ok &= np.isfinite(raw[13])
     if self.args['mask']: ok &= ~self.part('mask')(*at)
-    res = to_l4s_units(raw, self.offset).astype(np.float32)
+    res = L4S.from_raw(raw, self.offset).astype(np.float32)
     if not self.where[CIRRUS]: res[CIRRUS] = 1
     np.maximum(res[:12], 0, out=res[:12])
     res[:, ~ok] = 1
@@ -289,7 +289,7 @@ def preview(self:Scene,
     side: int = 1024 # pixels of the longer side, at most
 ) -> tuple: # `(h, w, 3)` floats in [0, 1], white in holes; `(h, w)` which pixels are real
     "A thinned composite of red, green and blue"
-    f, bands = min(side / max(self.grid.shape), 1), band_index(list(RGB))
+    f, bands = min(side / max(self.grid.shape), 1), L4S.at(list(L4S.rgb))
     (h, w), whole = (max(int(o*f), 1) for o in self.grid.shape), geo().windows.Window(0, 0, self.grid.width, self.grid.height)
     x, ok = self.read_raw(whole, (h, w), bands)
     x = x[bands]

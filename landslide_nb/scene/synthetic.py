@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..core.errors import PatchError
 from ..core.files import atomic_path
-from ..data.bands import L4S_MEANS, OPTICAL
+from ..data.bands import L4S
 from ..data.landscape import PIXEL, UNSEEN
 from ..data.synth import synth_patch
 from .grid import geo
@@ -25,7 +25,7 @@ def to_dn(
     x: np.ndarray # `(14, H, W)` in benchmark units
 ) -> np.ndarray: # `(13, H, W)` uint16 digital numbers, never 0
     "The thirteen bands of a Level-1C product; B8A, which a patch has not, is B8"
-    dn = np.clip(np.rint(x[OPTICAL] * L4S_MEANS[OPTICAL, None, None]), 1, 65_535).astype(np.uint16)
+    dn = np.clip(np.rint(x[L4S.optical] * L4S.means[L4S.optical, None, None]), 1, 65_535).astype(np.uint16)
     return np.insert(dn, 8, dn[7], axis=0)
 
 # %% ../../nbs/72_scene.synthetic.ipynb #f178d57e
@@ -64,7 +64,7 @@ def write_scene(
         if (out/f'{o}.tif').exists(): raise PatchError(out/f'{o}.tif', 'is there already')
     geo()
     x, mask = synth_patch(region, np.random.SeedSequence((seed, 3)), size)
-    write_raster(out/'dem.tif', (x[13:] * L4S_MEANS[13]).astype(np.float32), transform=transform)
+    write_raster(out/'dem.tif', (x[13:] * L4S.means[13]).astype(np.float32), transform=transform)
     write_raster(out/'truth.tif', mask[None], transform=transform)
     write_raster(out/'scene.tif', to_dn(x), transform=transform, names=L1C_BANDS)
     return out

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
-from ..data.bands import L4S_MEANS, OPTICAL, band_index, unit_fault
+from ..data.bands import L4S, unit_fault
 from .grid import SceneError
 from .bands import CIRRUS
 
@@ -149,7 +149,7 @@ def scale_of(
     return Units(none + 1e4/(known.quantum or 1e4), none, 0., [])
 
 # %% ../../nbs/74_scene.units.ipynb #bd7e8370
-RED, NIR = (band_index(o) for o in ('B4', 'B8'))
+RED, NIR = (L4S.at(o) for o in ('B4', 'B8'))
 def offset_of(
     path,          # the scene, for messages
     dn: np.ndarray,# `(12, N)` a sample, before the offset is taken off
@@ -188,7 +188,7 @@ def find_units(
     else: off, lines = offset_of(path, res.dn(x), said, offset)
     res.offset, res.notes = float(off), [*known.notes, *res.notes, *lines]
     level2 = known.level2 or not np.isfinite(x[CIRRUS]).any()
-    if (fault := unit_fault(res.dn(x) / L4S_MEANS[OPTICAL, None], level2)):
+    if (fault := unit_fault(res.dn(x) / L4S.means[L4S.optical, None], level2)):
         if not force: raise SceneError(path, f'{fault}: numbers on another scale? --quantification and --offset say which, --force goes on all the same')
         res.notes.append(fault)
     return res

@@ -17,7 +17,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
 from fastai.vision.augment import RandTransform
-from fastcore.basics import listify, noop, patch
+from fastcore.basics import listify, patch
 from ..data.block import BandImage, LandslideMask
 from .bank import PseudoBank
 
@@ -93,15 +93,10 @@ class SelfTraining(Callback):
         weight: float = 1.,  # of the unlabelled half's loss, 1 in the paper
         refresh: int = None, # make the labels anew every so many epochs; once and for all by default
         from_student: bool = False, # let the student of the moment be the teacher when labels are made anew
-        seed: int = None,    # of `lam`, the permutations and the order of unlabelled patches
-        average: float = 0., # the student that teaches is the running average of its weights, of which this share stays at each iteration, such as .99
-        prepare = noop,      # what to make of a copy of the student before it teaches, such as taking it to its region
-        separate: bool = False # each half sees its own batch statistics, where the paper's halves share theirs
+        seed: int = None     # of `lam`, the permutations and the order of unlabelled patches
     ):
-        if not 0 <= average < 1: raise ValueError(f'average must be in [0, 1), not {average}')
         self.bank, self.augment, self.bs, self.alpha, self.weight = bank, augment, bs, alpha, weight
-        self.refresh, self.from_student, self.seed, self.average, self.prepare, self.separate = refresh, from_student, seed, average, prepare, separate
-        self.averaged = None
+        self.refresh, self.from_student, self.seed = refresh, from_student, seed
         self.history, self.batches, self.halves, self.resumed, self.within = [], None, None, None, False
 
 # %% ../../nbs/42_selftrain.callback.ipynb #e94ff6d1
@@ -125,7 +120,6 @@ def begin(self:SelfTraining):
     if self.bank.labels is None: self.bank.make()
     self.fresh, self.rng = False, np.random.default_rng(self.seed)
     self.history, self.batches, self.halves = [], None, None
-    if not self.resumed: self.averaged = None
     self.tfms = training_tfms(self.dls.train) if self.augment is True else listify(self.augment or None)
     if self.resumed: self.rng.bit_generator.state, self.history = self.resumed['rng'], list(self.resumed['history'])
 
@@ -135,27 +129,15 @@ def after_fit(self:SelfTraining): self.batches = None
 # %% ../../nbs/42_selftrain.callback.ipynb #dc4b31a1
 @patch
 def student(self:SelfTraining):
-    "A copy of the student of the moment, or of its running average, in eval mode"
-    res = copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
-    if self.averaged: res.load_state_dict(self.averaged)
-    return res
-
-@patch
-@torch.no_grad()
-def after_batch(self:SelfTraining):
-    if not self.average: return
-    now = getattr(self.model, 'module', self.model).state_dict()
-    if self.averaged is None: self.averaged = {k: v.clone() for k, v in now.items()}
-    for k, v in now.items():
-        if v.is_floating_point(): self.averaged[k].lerp_(v, 1 - self.average)
-        else: self.averaged[k].copy_(v)
+    "A copy of the student of the moment, in eval mode"
+    return copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
 
 # %% ../../nbs/42_selftrain.callback.ipynb #25e23250
 @patch
 def renew(self:SelfTraining):
     "Make the labels anew where it is time"
     if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
-        if self.from_student: self.bank.teacher = self.prepare(self.student())
+        if self.from_student: self.bank.teacher = self.student()
         self.bank.make()
         self.batches = self.resumed = None
 
@@ -193,15 +175,13 @@ def before_batch(self:SelfTraining):
     perm, perm_u = (torch.from_numpy(self.rng.permutation(len(o))).to(x.device) for o in (x, xu))
     self.halves = dict(lam=lam, y=(y, y[perm]), yu=(yu, yu[perm_u]), kept=[(yu == c).sum() for c in (0, 1)])
     x, xu = mixup(x, lam, perm), mixup(xu, lam, perm_u)
-    if self.separate: self.halves['xu'] = xu
-    self.learn.xb, self.learn.yb = (x if self.separate else torch.cat([x, xu]), *self.xb[1:]), (y, *self.yb[1:])
+    self.learn.xb, self.learn.yb = (torch.cat([x, xu]), *self.xb[1:]), (y, *self.yb[1:])
 
 # %% ../../nbs/42_selftrain.callback.ipynb #367aea5f
 @patch
 def after_pred(self:SelfTraining):
     n = len(self.halves['y'][0])
-    self.halves['logits'] = self.pred[:n]
-    self.halves['logits_u'] = self.model(self.halves['xu']).float() if self.separate else self.pred[n:]
+    self.halves['logits'], self.halves['logits_u'] = self.pred[:n], self.pred[n:]
     self.learn.pred = self.halves['logits']
 
 @patch
@@ -245,7 +225,7 @@ def state_dict(self:SelfTraining):
     # a resumed epoch may have had no batch left to draw
     seed, taken = (self.resumed['pass_seed'], self.resumed['taken']) if self.resumed else (self.pass_seed, self.taken)
     return dict(rng=self.rng.bit_generator.state, pass_seed=seed, taken=taken, history=self.history[self.since:], made=self.bank.made,
-                labels=torch.from_numpy(np.asarray(self.bank.labels)), thresholds=self.bank.thresholds, averaged=self.averaged)
+                labels=torch.from_numpy(np.asarray(self.bank.labels)), thresholds=self.bank.thresholds)
 
 # %% ../../nbs/42_selftrain.callback.ipynb #81382923
 @patch
@@ -255,4 +235,4 @@ def load_state_dict(self:SelfTraining,
 ):
     "Go on from there at the next fit"
     self.bank.labels, self.bank.thresholds, self.bank.made = d['labels'].numpy(), d['thresholds'], d['made']
-    self.resumed, self.within, self.averaged = d, at > 0, d['averaged']
+    self.resumed, self.within = d, at > 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import norm
-from ..data.bands import PATCH, to_l4s_units
+from ..data.bands import L4S, PATCH
 from ..data.landscape import Region, fractal, make_fields, make_road, shading, slope_degrees
 from ..data.synth import AEROSOL, CLEAR, RAYLEIGH, SPECTRA, cover, soft
 from .ridges import RIVER, cast_shadow, make_scars, mountains
@@ -250,4 +250,4 @@ def ground_patch(
     hidden = np.zeros(dem.shape, bool)
     if rng.random() < land.cloud: toa, hidden = with_cloud(rng, toa)
     x = np.concatenate([10_000*sensed(rng, toa, size), surveyed(rng, dem, size)])
-    return to_l4s_units(x).astype(np.float32), ((bare > .5) & ~hidden)[16:16 + size, 16:16 + size].astype(np.uint8)
+    return L4S.from_raw(x).astype(np.float32), ((bare > .5) & ~hidden)[16:16 + size, 16:16 + size].astype(np.uint8)

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.amp import GradScaler
 from ..core.precision import amp_dtype
-from ..data.bands import N_BANDS, PATCH, Scaling, measure_scaling
+from ..data.bands import PATCH, Bands, Scaling, bands_of, measure_scaling
 from ..data.block import BandImage, BatchAugment, LandslideMask
 from ..data.store import Split
 from ..data.loader import SplitDL
@@ -75,12 +75,14 @@ def train_size(
 
 
 # %% ../../nbs/67_train.learner.ipynb #263d1cda
-def scaling_of(
+def bands_and_scaling(
     dls # of patches
-) -> Scaling:
-    "Measured on the training patches alone: a model that saw the range of the patches it is judged on would be judged too well"
+) -> tuple: # `Bands`, `Scaling`
+    "Of the training patches alone: a model that saw the range of the patches it is judged on would be judged too well"
     ds = dls.train_ds
-    return ds.measure_scaling() if hasattr(ds, 'measure_scaling') else measure_scaling(np.asarray(o[0]) for o in ds)
+    if hasattr(ds, 'measure_scaling'): return ds.bands, ds.measure_scaling()
+    bands = bands_of(ds[0][0])
+    return bands, measure_scaling((np.asarray(o[0]) for o in ds), bands)
 
 # %% ../../nbs/67_train.learner.ipynb #8ae2980b
 def landslide_learner(
@@ -101,7 +103,8 @@ def landslide_learner(
     "A Learner for patches; `ValueError` for a backbone or an architecture that is not known"
     if init is not None: return load_segmenter(init, dls, loss_func=loss_func, metrics=metrics, opt_func=opt_func, lr=lr, wd=wd, amp=amp, **kwargs)
     zoom = (train_size(dls) or 0) / dls.train_ds.x.shape[-1] or 1.
-    model = create_segmenter(arch, backbone, pretrained=pretrained, zoom=zoom, drop=drop, scaling=scaling_of(dls))
+    bands, scaling = bands_and_scaling(dls)
+    model = create_segmenter(arch, backbone, bands, pretrained=pretrained, zoom=zoom, drop=drop, scaling=scaling)
     return made_learner(dls, model, loss_func, metrics, opt_func, lr, wd, amp, **kwargs)
 
 # %% ../../nbs/67_train.learner.ipynb #0ba8f90d
@@ -136,10 +139,11 @@ def save_segmenter(self: LandslideLearner,
 
 # %% ../../nbs/67_train.learner.ipynb #1913fe80
 def no_patches(
-    device # where it runs
+    bands: Bands, # of a model
+    device        # where it runs
 ) -> DataLoaders:
     "Loaders without patches, for a model that only predicts"
-    none = Split(np.zeros((0, N_BANDS, PATCH, PATCH), np.float32), np.zeros((0, PATCH, PATCH), np.uint8))
+    none = Split(np.zeros((0, len(bands), PATCH, PATCH), np.float32), np.zeros((0, PATCH, PATCH), np.uint8), bands=bands)
     dls = DataLoaders(*(SplitDL(none, shuffle=o) for o in (True, False)), device=device)
     for dl in dls: dl._n_inp, dl._types = 1, {tuple: [BandImage, LandslideMask]}
     return dls
@@ -153,8 +157,8 @@ def load_segmenter(
 ) -> LandslideLearner:
     "A Learner for a saved model; `ModelError` for a folder that holds none"
     device = torch.device(device or (dls.device if dls is not None else None) or default_device())
-    model, info = load_for_patches(folder, device)
-    learn = made_learner(no_patches(device) if dls is None else dls, model, **kwargs)
+    model, info = load_for_patches(folder, device, bands=None)
+    learn = made_learner(no_patches(model.bands, device) if dls is None else dls, model, **kwargs)
     learn.recipe = info.recipe
     return learn
 

@@ -10,15 +10,19 @@ __all__ = ['Radiometry']
 # %% ../../nbs/60_train.radiometry.ipynb #406204aa
 from dataclasses import dataclass
 from math import radians
+import numpy as np
 import torch
 from torch.nn import functional as F
 from fastai.vision.augment import RandTransform
-from ..data.bands import BANDS, OPTICAL, band_index
+from ..data.bands import bands_of
 from ..data.block import BandImage
 
 # %% ../../nbs/60_train.radiometry.ipynb #34c1cd75
-WAVELENGTH = torch.tensor([b.nm for b in BANDS[OPTICAL]], dtype=torch.float32)
-UNIT = torch.tensor([b.mean * (1e-4 if b.nm else 1.) for b in BANDS], dtype=torch.float32)
+def reflectance_units(
+    bands # `Bands` of a patch
+) -> torch.Tensor: # `(C, 1, 1)`
+    "What a patch's numbers are multiplied by to become reflectance, degrees and metres"
+    return torch.tensor([b.mean / (b.full if b.nm else 1.) for b in bands], dtype=torch.float32)[:, None, None]
 
 # %% ../../nbs/60_train.radiometry.ipynb #cc45d19a
 def spread(
@@ -52,42 +56,42 @@ def relit(
     return ((1 + z.tan() * facing) / (1 + south**2 + east**2).sqrt()).clamp(.2, 3)
 
 # %% ../../nbs/60_train.radiometry.ipynb #fcc76ac5
-def sun(optical, terrain):
+def sun(optical, terrain, nm):
     "Half of the light of a sun 25 to 75 degrees high, in the southern or the northern sky"
     n = len(optical)
     light = relit(terrain[:, 1], spread(15, 65, optical, n), spread(90, 270, optical, n) + 180*(spread(0, 1, optical, n) < .2))
     return optical * (.5 + .5*light)[:, None], terrain
 
 # %% ../../nbs/60_train.radiometry.ipynb #6c7b759c
-def gain(optical, terrain):
+def gain(optical, terrain, nm):
     "Reflectance times 0.8 to 1.25 in all bands, 0.9 to 1.11 in each, plus or minus 0.01"
     n, c = optical.shape[:2]
     factor = spread(-.223, .223, optical, n, 1, 1, 1) + spread(-.105, .105, optical, n, c, 1, 1)
-    return optical * factor.exp() + spread(-.01, .01, optical, n, c, 1, 1) * (WAVELENGTH != 1374).to(optical)[:, None, None], terrain
+    return optical * factor.exp() + spread(-.01, .01, optical, n, c, 1, 1) * (nm != 1374).to(optical)[:, None, None], terrain
 
 # %% ../../nbs/60_train.radiometry.ipynb #521972da
-def haze(optical, terrain):
+def haze(optical, terrain, nm):
     "A change of aerosol depth at 550 nm by -0.1 to 0.4, uneven over the patch"
-    n, wavelength = len(optical), WAVELENGTH.to(optical.device)
-    depth = spread(-.1, .4, optical, n, 1, 1, 1) * (wavelength / 550)[:, None, None]**-spread(.8, 1.8, optical, n, 1, 1, 1)
-    depth = depth * (wavelength != 1374)[:, None, None] # there water vapour hides the lower air
+    n = len(optical)
+    depth = spread(-.1, .4, optical, n, 1, 1, 1) * (nm / 550)[:, None, None]**-spread(.8, 1.8, optical, n, 1, 1, 1)
+    depth = depth * (nm != 1374)[:, None, None] # there water vapour hides the lower air
     added = .1 * depth * (.7 + .6*smooth_field(optical))
     dark = optical.flatten(2).quantile(.01, 2)[..., None, None] if optical.shape[-1] <= 512 else optical.amin((2, 3), keepdim=True)
     return optical * (-.2*depth).exp() + added.maximum(-.5*dark), terrain
 
-def cirrus(optical, terrain):
+def cirrus(optical, terrain, nm):
     "Thin ice cloud of up to 0.04 in band 10, in bands and holes"
     strength = spread(0, .04, optical, len(optical), 1, 1, 1) * smooth_field(optical, 5)
-    colour = torch.tensor([1.]*9 + [1.] + [.6, .5], device=optical.device)[:, None, None]
+    colour = torch.where(nm > 2000, .5, torch.where(nm > 1500, .6, 1.))[:, None, None]
     return optical * (1 - strength) + strength * colour, terrain
 
 # %% ../../nbs/60_train.radiometry.ipynb #a326d998
-def noise(optical, terrain):
+def noise(optical, terrain, nm):
     "Noise of 0.0005 to 0.002, and of up to one percent of the signal"
     n = len(optical)
     return optical + torch.randn_like(optical) * (spread(.0005, .002, optical, n, 1, 1, 1) + spread(0, .01, optical, n, 1, 1, 1)*optical), terrain
 
-def blur(optical, terrain):
+def blur(optical, terrain, nm):
     "A blur of up to one pixel of standard deviation"
     at = torch.arange(-2., 3., device=optical.device)
     kernel = (-at**2 / (2*spread(.05, 1, optical, len(optical), 1)**2)).exp()
@@ -97,7 +101,7 @@ def blur(optical, terrain):
     return x[0].unflatten(0, optical.shape[:2]), terrain
 
 # %% ../../nbs/60_train.radiometry.ipynb #33da7d03
-def terrain(optical, terrain):
+def terrain(optical, terrain, nm):
     "Relief times 0.7 to 1.4, and the ground up to 1000 metres higher or lower"
     n = len(optical)
     stretch, (slope, dem) = spread(-.35, .35, optical, n, 1, 1).exp(), terrain.unbind(1)
@@ -113,7 +117,7 @@ class Radiometry(RandTransform):
     "Put training patches under another sun and sky; labels stay where they are"
     order, split_idx = 15, 0 # before `BatchAugment`
     def __init__(self,
-        effects = tuple(EFFECTS), # which of `EFFECTS`
+        effects = tuple(EFFECTS), # which of `EFFECTS`; 'sun' and 'terrain' need slope and elevation
         p: float = .5             # probability of each, for each patch
     ):
         super().__init__(p=1.)
@@ -121,11 +125,13 @@ class Radiometry(RandTransform):
         self.effects, self.chance = [k for k in EFFECTS if k in effects], p
 
     def encodes(self, x: BandImage):
-        unit = UNIT.to(x.device)[:, None, None]
+        bands = bands_of(x)
+        unit, nm = reflectance_units(bands).to(x.device), torch.tensor([b.nm for b in bands if b.nm], dtype=torch.float32, device=x.device)
+        optical, ground = np.flatnonzero(bands.optical).tolist(), [bands.at(k) for k in ('slope', 'dem') if k in bands.names]
         a = x.as_subclass(torch.Tensor) * unit
-        for k in self.effects:
-            on = (torch.rand(len(a)) < self.chance).to(a.device)[:, None, None, None]
-            optical, ground = EFFECTS[k](a[:, OPTICAL], a[:, 12:])
-            a = torch.where(on, torch.cat([optical, ground], 1), a)
-        a = torch.cat([a[:, OPTICAL].clamp_min(1e-4), a[:, 12:]], 1)
-        return (a / unit).as_subclass(BandImage)
+        for k in [k for k in self.effects if len(ground) == 2 or k not in ('sun', 'terrain')]:
+            on, new = (torch.rand(len(a)) < self.chance).to(a.device)[:, None, None, None], a.clone()
+            new[:, optical], new[:, ground] = EFFECTS[k](a[:, optical], a[:, ground], nm)
+            a = torch.where(on, new, a)
+        a[:, optical] = a[:, optical].clamp_min(1e-4)
+        return BandImage(a / unit, bands=x.bands)

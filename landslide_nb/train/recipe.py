@@ -59,8 +59,6 @@ class Stage:
     reduce: str = 'mean'            # of the logits' variance: 'mean' over the classes, or the 'predicted' one's (open in the paper)
     answer: str = 'plain'           # the teacher's prediction: 'plain', or the 'mean' of its passes (open in the paper)
     from_student: bool = False      # where it is asked anew, the student of the moment is the teacher
-    average: float = 0.             # that student is a running average, of which this share stays at each iteration
-    separate: bool = False          # the two halves of a batch have their own batch statistics (open in the paper)
     region: bool = False            # the teacher, or without one the finished model, is adapted to the unlabelled patches by their statistics; not in the paper
     every: int = 1000               # iterations between two reports
 
@@ -107,7 +105,6 @@ def _ranges(s):
     "Numbers in their ranges"
     for k, known in (('uncertainty', UNCERTAINTIES), ('reduce', ('mean', 'predicted')), ('answer', ('plain', 'mean'))):
         if getattr(s, k) not in known: raise RecipeError(f'stage {s.name!r}: {k} must be one of {" ".join(known)}, not {getattr(s, k)!r}')
-    if not 0 <= s.average < 1: raise RecipeError(f'stage {s.name!r}: average must lie in [0, 1)')
     if not 0 <= s.radiometry <= 1: raise RecipeError(f'stage {s.name!r}: radiometry must lie in [0, 1]')
     for k in ('drop', 'train_drop'):
         if not 0 <= getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must lie in [0, 1)')

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from ..core.files import atomic_path
 from ..core.precision import autocast, mixed_precision
-from ..data.bands import N_BANDS
 from ..data.loader import landslide_dls
 from ..data.store import Split
 from ..data.block import BatchAugment
@@ -49,7 +48,7 @@ def stage_model(
 ) -> torch.nn.Module:
     "The model that a stage trains, with the weights it starts from"
     model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom, drop=stage.train_drop,
-                             scaling=None if stage.init else train.measure_scaling())
+                             bands=train.bands, scaling=None if stage.init else train.measure_scaling())
     if stage.init:
         model.load_state_dict(models[stage.init].state_dict())
         model.home = getattr(models[stage.init], 'home', True) # what was trained on many regions stays a model of many
@@ -135,7 +134,7 @@ def trial_step(
 ):
     "A forward and a backward pass as large as the stage's"
     model.zero_grad()
-    x = torch.rand(bs * (2 if stage.teacher else 1), N_BANDS, stage.size, stage.size, device=device)
+    x = torch.rand(bs * (2 if stage.teacher else 1), len(model.bands), stage.size, stage.size, device=device)
     with autocast(device, amp): model(x).float().mean().backward()
     model.zero_grad()
 
@@ -233,7 +232,7 @@ def train_stage(
     if stage.teacher:
         bank = stage_bank(stage, first, pool, device, seed, amp=amp, progress=progress)
         st = SelfTraining(bank, augment, alpha=stage.alpha, weight=stage.weight, refresh=stage.refresh, from_student=stage.from_student,
-                          seed=own_seed(seed), average=stage.average, separate=stage.separate)
+                          seed=own_seed(seed))
     log = MetricsCSV(out/'metrics.csv', st)
     cbs += [o for o in (st, log) if o]
     if rank_distrib(): set_seed(own_seed(seed), reproducible=True)
