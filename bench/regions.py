@@ -320,6 +320,7 @@ STUDENTS = {'control': dict(teacher=None), 'symmetries': SYMMETRIES, 'symmetries
             'no mix-up, on whole': dict(SYMMETRIES, on='whole', alpha=0.),
             'three times as long, on whole': dict(SYMMETRIES, on='whole', iters=600, every=150), 'control, three times as long': dict(teacher=None,
                 iters=600, every=150),
+            'twice as long, on whole': dict(SYMMETRIES, on='whole', iters=400, every=100),
             'second round, on whole': dict(SYMMETRIES, on='whole', iters=400, every=100, refresh=2, from_student=True),
             'twice the weight, on whole': dict(SYMMETRIES, on='whole', weight=2.)}
 

@@ -12,7 +12,7 @@ from torch import nn
 from landslide_nb.data.block import BatchAugment
 from landslide_nb.data.loader import landslide_dls
 from landslide_nb.data.store import Split
-from landslide_nb.model.losses import JaccardCE
+from landslide_nb.model.losses import JaccardCE, MaskCutMix
 from landslide_nb.model.metrics import landslide_metrics
 from landslide_nb.selftrain.bank import PseudoBank
 from landslide_nb.selftrain.callback import SelfTraining
@@ -148,12 +148,12 @@ def test_dropout_of_fastai(fit):
     assert np.isfinite(watch.losses).all()
 
 
-@pytest.mark.parametrize('cb', [MixUp, CutMix])
+@pytest.mark.parametrize('cb', [MixUp, CutMix, MaskCutMix])
 def test_mixing_twice_is_refused(fit, cb):
     with pytest.raises(ValueError, match=f'mix-up is inside SelfTraining already.*{cb.__name__}'): fit(cb())
 
 
-@pytest.mark.parametrize('cb', [MixUp, CutMix])
+@pytest.mark.parametrize('cb', [MixUp, MaskCutMix])
 def test_mixing_without_self_training(fit, cb):
     learn, watch, _ = fit(cb(), selftrain=False, epochs=8, iters=12)
     assert type(learn.loss_func) is JaccardCE and learn.loss_func.reduction == 'mean'

@@ -8,6 +8,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/selftrain.bank.html.md"""
 __all__ = ['PseudoBank']
 
 # %% ../../nbs/41_selftrain.bank.ipynb #6f3b9a5f
+import copy
 import numpy as np
 from fastai.data.load import DataLoader as FastaiLoader
 from fastai.vision.augment import RandTransform
@@ -42,11 +43,18 @@ def in_order(
     if idxs != [*range(len(dl.dataset))]: raise ValueError('pseudo labels need every patch, in order: this loader picks some, or in another order')
     return dl
 
+# %% ../../nbs/41_selftrain.bank.ipynb #d007e850
+def frozen(
+    model # gives logits, or None
+):
+    "A copy in eval mode: a student that is the same object may go on learning"
+    return model if model is None else copy.deepcopy(getattr(model, 'module', model)).eval()
+
 # %% ../../nbs/41_selftrain.bank.ipynb #0d9d4a22
 class PseudoBank:
     "Pseudo labels of all unlabelled patches, made once from a frozen teacher"
     def __init__(self,
-        teacher: nn.Module,     # gives logits; used in eval mode and never trained
+        teacher: nn.Module,     # gives logits; a copy of it as it is now makes the labels
         dl,                     # unlabelled patches, such as `dls.test_dl(files)`; asked in order and un-augmented, or refused, see `in_order`
         keep: tuple = (.9, .7), # share kept of background and landslide pixels
         n: int = 10,            # stochastic passes
@@ -57,10 +65,11 @@ class PseudoBank:
         progress: bool = True,  # show a bar
         answer: str = 'plain',  # see `query_teacher`
         kind: str = 'logits',   # of `UNCERTAINTIES`
-        answers = teacher_answers # asks the teacher, see `query_teacher`
+        answers = teacher_answers, # asks the teacher, see `query_teacher`
+        select = select_class_balanced # the rule: of predicted classes, uncertainties and `keep`, gives labels and thresholds
     ):
-        self.teacher, self.dl, self.keep, self.n, self.p, self.seed = teacher, in_order(dl), keep, n, p, seed
-        self.reduce, self.amp, self.progress, self.answer, self.kind, self.answers, self.made = reduce, amp, progress, answer, kind, answers, 0
+        self.teacher, self.dl, self.keep, self.n, self.p, self.seed = frozen(teacher), in_order(dl), keep, n, p, seed
+        self.reduce, self.amp, self.progress, self.answer, self.kind, self.answers, self.select, self.made = reduce, amp, progress, answer, kind, answers, select, 0
         self.labels = self.thresholds = self.prob = self.unc = self.pred = None
 
     def __repr__(self):
@@ -80,7 +89,7 @@ def make(self:PseudoBank):
     for i in range(0, len(self.pred), 64):
         self.pred[i:i + 64] = self.prob[i:i + 64] > .5
         for a in (self.pred, self.prob): release(a)
-    self.labels, self.thresholds = select_class_balanced(self.pred, self.unc, self.keep)
+    self.labels, self.thresholds = self.select(self.pred, self.unc, self.keep)
     self.made += 1
     return self
 

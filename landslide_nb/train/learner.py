@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.mixup import CutMix
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import default_device
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from torch import nn
 from torch.amp import GradScaler
 from ..core.precision import amp_dtype
@@ -55,8 +56,9 @@ class LandslideLearner(Learner):
     recipe = None # plain data that tells how its model was trained; `save_segmenter` keeps it
 
     def fit(self, *args, **kwargs):
-        "fastai's `fit`; `ValueError` where there is nothing to learn from"
+        "fastai's `fit`; `ValueError` where there is nothing to learn from, or for fastai's own `CutMix`"
         if not len(self.dls.train): raise ValueError('there is nothing to learn from: no batch in the training loader')
+        if any(type(cb) is CutMix for cb in (*self.cbs, *listify(kwargs.get('cbs')))): raise ValueError('CutMix mixes labels, not masks: use MaskCutMix')
         return super().fit(*args, **kwargs)
 
     def _do_epoch_validate(self, ds_idx=1, dl=None): # training patches are scored as they are, too
