@@ -446,7 +446,7 @@ def tables(rows):
         f'{r["auto"]:.1f} / {w["auto"]:.1f}' if 'auto' in r and 'auto' in w else '', r['seeds'])
                for d in domains if (r := at(d, 'none', 'source')) and (w := at(d, 'none', 'statistics, whole'))]
     taught = [d for d in domains if any((d, 'none', o) in m for o in STUDENTS)]
-    students = [(o, *(f'{cell(r)}, after {a["f1"]:.1f}' if (r := at(d, 'none', o)) and (a := at(d, 'none',
+    students = [(o, *(f'{cell(r)}, after {a["f1"]:.1f}' + ', 1 seed'*(r['seeds'] < 2) if (r := at(d, 'none', o)) and (a := at(d, 'none',
         f'{o}, statistics after')) else '' for d in taught)) for o in (*STUDENTS, *TAKEN_OUT)
                 if any((d, 'none', o) in m for d in taught)]
     students = [(f'({o})', *(cell(at(d, 'none', o)) for d in taught)) for o in ('source', 'statistics, whole')] + students if students else []
