@@ -29,20 +29,18 @@ from landslide_nb.core.precision import amp_dtype, autocast
 from landslide_nb.data.folders import patch_files
 from landslide_nb.data.landscape import LABELLED
 from landslide_nb.data.synth import synth_patch, write_world
-from landslide_nb.data.store import Split, read_split
+from landslide_nb.data.store import Split, read_split, pack_data
 from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment
-from landslide_nb.data.store import pack_data
 from landslide_nb.model.dropout import mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import confusion, scores
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import load_model
-from landslide_nb.predict.probabilities import predict_split, unlabelled_dl
-from landslide_nb.predict.region import ground_statistics
+from landslide_nb.predict.maps import predict_split, unlabelled_dl, predict_folder
+from landslide_nb.predict.adapt import ground_statistics
 from landslide_nb.predict.meanfield import meanfield_crf
 from landslide_nb.predict.crf import CRFParams, crf_split, guide_image
-from landslide_nb.predict.masks import predict_folder
 from landslide_nb.selftrain.selection import UncertaintyHistogram, uncertainty_bin
 from landslide_nb.selftrain.bank import PseudoBank
 from landslide_nb.look.panels import Shell
@@ -380,7 +378,6 @@ def grow(kind, n, folder):
 # What landslide-pack does, in a process that imports no more than the command
 PACK = '''
 import sys, time
-from landslide_nb.data.store import pack_data
 peak = lambda: next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM'))
 before, start = peak(), time.perf_counter()
 pack_data(*sys.argv[1:], progress=False)

@@ -24,7 +24,7 @@ import rasterio.features
 import shapely
 import torch
 
-from landslide_nb.predict.probabilities import score_masks
+from landslide_nb.predict.maps import score_masks
 from landslide_nb.scene.adapt import adapt
 from landslide_nb.scene.checked import adapt_checked, write_checked
 from landslide_nb.scene.map import map_scene

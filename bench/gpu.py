@@ -16,11 +16,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from landslide_nb.core import precision
-from landslide_nb.core.files import atomic_path
+from landslide_nb.core.base import atomic_path
 from landslide_nb.data.store import Split, on_device
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.predict.probabilities import predict_split, query_teacher, unlabelled_dl
-from landslide_nb.predict.statistics import region_statistics
+from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_dl
+from landslide_nb.predict.adapt import region_statistics
 from landslide_nb.train.loop import batch_that_fits, read_metrics
 from landslide_nb.train.recipe import PAPER
 from landslide_nb.train.stage import train_stage, trial_step

@@ -24,19 +24,17 @@ from fastai.callback.core import Callback
 from PIL import Image
 from torch import nn
 
-from landslide_nb.core.files import atomic_path
+from landslide_nb.core.base import atomic_path
 from landslide_nb.data.bands import L4S
 from landslide_nb.data.landscape import LABELLED, UNSEEN
 from landslide_nb.data.store import Split, read_split
 from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.dropout import dropout_site
 from landslide_nb.model.files import load_for_patches
-from landslide_nb.model.members import Symmetric
+from landslide_nb.model.uncertainty import Symmetric, UNCERTAINTIES
 from landslide_nb.model.metrics import risk_coverage
-from landslide_nb.model.uncertainty import UNCERTAINTIES
-from landslide_nb.predict.probabilities import predict_split, query_teacher, unlabelled_dl
-from landslide_nb.predict.region import adapt_to_region, clear_patches, ground_statistics
-from landslide_nb.predict.statistics import blended, norms, region_statistics
+from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_dl
+from landslide_nb.predict.adapt import adapt_to_region, clear_patches, ground_statistics, blended, norms, region_statistics
 from landslide_nb.selftrain.selection import select_class_balanced
 from landslide_nb.train.recipe import Stage
 from landslide_nb.train.stage import spread_over, train_stage

@@ -6,7 +6,7 @@ with warnings.catch_warnings():
     from fastai.basics import *
     from fastai.callback.all import *
 
-from .core.errors import *
+from .core.base import *
 from .core.precision import *
 from .data.bands import *
 from .data.hdf5 import *
@@ -23,15 +23,12 @@ from .model.losses import *
 from .model.metrics import *
 from .model.segmenter import *
 from .model.files import *
-from .model.members import *
 from .model.uncertainty import *
 from .model.sentinel2 import *
-from .predict.probabilities import *
+from .predict.maps import *
 from .predict.meanfield import *
 from .predict.crf import *
-from .predict.masks import *
-from .predict.statistics import *
-from .predict.region import *
+from .predict.adapt import *
 from .predict.indomain import *
 from .selftrain.selection import *
 from .selftrain.bank import *

@@ -95,7 +95,7 @@ def mutate(raws, n):
 
 def outcome(path):
     "'read', 'refused', or what a reader must never do"
-    from landslide_nb.core.errors import PatchError
+    from landslide_nb.core.base import PatchError
     from landslide_nb.data.hdf5 import read_mask, read_patch
     found = []
     for read, kinds, size in ((read_patch, np.float32, SIDE), (read_patch, np.float32, None), (read_mask, np.uint8, SIDE)):

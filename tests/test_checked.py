@@ -15,7 +15,7 @@ from landslide_nb.scene.checked import CheckedMap, read_checked, write_checked
 from landslide_nb.scene.cut import cut_scene
 from landslide_nb.scene.sentinel import Scene
 from landslide_nb.scene.synthetic import write_scene
-from landslide_nb.scene.region import scene_split
+from landslide_nb.scene.adapt import scene_split
 from landslide_nb.app.commands import adapt_command, cut, map_command, score
 from test_commands import BIN, refused, run
 from test_scene import ok, read, refused_here

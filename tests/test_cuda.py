@@ -10,8 +10,8 @@ from landslide_nb.model.files import load_for_patches
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.predict.crf import CRFParams, guide_image
 from landslide_nb.predict.meanfield import meanfield_crf
-from landslide_nb.predict.probabilities import predict_split, query_teacher, unlabelled_dl
-from landslide_nb.predict.statistics import region_statistics
+from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_dl
+from landslide_nb.predict.adapt import region_statistics
 from landslide_nb.train.recipe import Stage
 from landslide_nb.train.stage import train_stage
 

@@ -15,7 +15,7 @@ from landslide_nb.model.dropout import dropout_site, mc_dropout, uncertainty_map
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import count_pixels
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.predict.probabilities import unlabelled_dl
+from landslide_nb.predict.maps import unlabelled_dl
 from landslide_nb.selftrain.bank import PseudoBank
 from landslide_nb.selftrain.callback import SelfTraining
 

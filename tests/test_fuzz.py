@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fuzz
-from landslide_nb.core.errors import PatchError
+from landslide_nb.core.base import PatchError
 from landslide_nb.data.hdf5 import read_mask, read_patch, unlzf
 
 FILES = 4000

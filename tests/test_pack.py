@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from landslide_nb.core.errors import PatchError
+from landslide_nb.core.base import PatchError
 from landslide_nb.data.check import check_store
 from landslide_nb.data.synth import write_world
 from test_commands import BIN, TINY, refused, run

@@ -12,19 +12,18 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from landslide_nb.core.errors import PatchError
+from landslide_nb.core.base import PatchError
 from landslide_nb.data.bands import IGNORE, L4S, PATCH, Scaling, measure_scaling
 from landslide_nb.data.hdf5 import read_h5, write_mask, write_patch
 from landslide_nb.data.folders import numbered, patch_files
 from landslide_nb.data.arrays import Joined, Mapped
 from landslide_nb.data.check import check_store
-from landslide_nb.data.store import Split, read_split
+from landslide_nb.data.store import Split, read_split, pack_data
 from landslide_nb.data.loader import SplitDL
-from landslide_nb.data.store import pack_data
 from landslide_nb.model.losses import JaccardCE, cross_entropy, jaccard_loss
 from landslide_nb.model.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.predict.probabilities import predict_split, score_masks
+from landslide_nb.predict.maps import predict_split, score_masks
 from landslide_nb.selftrain.selection import UncertaintyHistogram, select_class_balanced, select_streaming, uncertainty_bin
 from landslide_nb.selftrain.callback import mixed_loss, mixup
 

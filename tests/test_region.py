@@ -15,8 +15,7 @@ from landslide_nb.data.store import Split
 from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.files import load_model, save_model
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.predict.region import adapt_to_region
-from landslide_nb.predict.statistics import blended, region_statistics
+from landslide_nb.predict.adapt import adapt_to_region, blended, region_statistics
 from test_commands import BIN, run
 
 rasterio = pytest.importorskip('rasterio')

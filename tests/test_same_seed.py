@@ -9,12 +9,11 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from safetensors.torch import load_file
 
-from landslide_nb.core.errors import PatchError
+from landslide_nb.core.base import PatchError
 from landslide_nb.data.synth import write_world
-from landslide_nb.data.store import read_split
+from landslide_nb.data.store import read_split, pack_data
 from landslide_nb.data.loader import landslide_dls
 from landslide_nb.data.block import BatchAugment
-from landslide_nb.data.store import pack_data
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.train.recipe import DEMO, Recipe

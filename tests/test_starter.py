@@ -9,8 +9,8 @@ from test_commands import run
 from landslide_nb.data.store import Split, read_split
 from landslide_nb.data.synth import write_world
 from landslide_nb.model.files import load_for_patches, model_folder
-from landslide_nb.predict.probabilities import evaluate
-from landslide_nb.predict.region import adapt_to_region
+from landslide_nb.predict.maps import evaluate
+from landslide_nb.predict.adapt import adapt_to_region
 from landslide_nb.train.ground import ground_patch
 
 REAL = Path(__file__).parents[2]/'shared/data/l4s_real'

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from landslide_nb.core.files import atomic_path
-from landslide_nb.core.progress import with_bar
+from landslide_nb.core.base import atomic_path, with_bar
 from landslide_nb.data.store import Split
 from landslide_nb.train.ground import ground_patch
 from landslide_nb.train.recipe import Stage

@@ -14,9 +14,8 @@ from json import dumps
 from typing import Annotated
 from warnings import catch_warnings, simplefilter
 from fastcore.script import call_parse, store_true
-from ..core.errors import InputError
-from .options import check_models, check_needs, check_range, check_truth, pick_device
-from .options import how_to_go_on, one_line_errors, skipping, warn_on_stderr
+from ..core.base import InputError
+from .options import check_models, check_needs, check_range, check_truth, pick_device, how_to_go_on, one_line_errors, skipping, warn_on_stderr
 
 # %% ../../nbs/93_app.commands.ipynb #2e078442
 @call_parse
@@ -196,10 +195,10 @@ def predict(
         from landslide_nb.data.check import check_units
         from landslide_nb.data.store import read_split
         from landslide_nb.model.files import is_starter
-        from landslide_nb.model.members import Symmetric, load_run
+        from landslide_nb.model.uncertainty import Symmetric, load_run
         from landslide_nb.predict.crf import CRFParams
-        from landslide_nb.predict.masks import predict_folder, submission_zip
-        from landslide_nb.predict.region import adapt_members
+        from landslide_nb.predict.maps import predict_folder, submission_zip
+        from landslide_nb.predict.adapt import adapt_members
         if split not in ('train', 'valid', 'test'): raise InputError('--split', f'{split!r} is not one of train, valid, test')
         check_needs(crf, 'crf', crf_prob=crf_prob)
         check_range(0, 1, threshold=threshold)
@@ -233,7 +232,7 @@ def score(
             from landslide_nb.scene.checked import score_checked
             s = score_checked(pred, truth)
             return print(dumps(s) if json else checked_table(s))
-        from landslide_nb.predict.masks import score_folders
+        from landslide_nb.predict.maps import score_folders
         s = score_folders(pred, truth, bad)
         print(dumps(s) if json else score_table(s))
 
@@ -267,11 +266,11 @@ def repair(
     "Measure a model's batch-norm statistics again on labelled patches, for a model that was trained with dropout in front of them"
     with one_line_errors('landslide-repair'), skipping('landslide-repair', skip_bad) as bad, catch_warnings():
         from pathlib import Path
-        from landslide_nb.core.errors import InputWarning
+        from landslide_nb.core.base import InputWarning
         from landslide_nb.data.store import read_split
         from landslide_nb.model.files import load_for_patches, save_model
         from landslide_nb.predict.indomain import in_domain, reestimated
-        from landslide_nb.predict.statistics import has_norms
+        from landslide_nb.predict.adapt import has_norms
         from landslide_nb.train.stage import spread_over
         simplefilter('ignore', InputWarning) # it is about to be repaired
         check_range(1, None, bs=bs)

@@ -10,9 +10,9 @@ __all__ = ['run_demo', 'run_demos']
 # %% ../../nbs/91_app.demo.ipynb #a1fa7b67
 import json, time
 from pathlib import Path
-from ..core.files import atomic_path, write_json
+from ..core.base import atomic_path, write_json
 from ..data.synth import write_world
-from ..predict.masks import submission_zip
+from ..predict.maps import submission_zip
 from ..train.recipe import DEMO, Recipe, RecipeError
 from ..train.run import read_data, run_recipe
 from .report import ablation_table, spread_table, write_report

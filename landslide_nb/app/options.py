@@ -12,7 +12,7 @@ import errno, shlex, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import noop
-from ..core.errors import InputError, InputWarning
+from ..core.base import InputError, InputWarning
 
 # %% ../../nbs/92_app.options.ipynb #965c23a0
 def plain_output():

@@ -12,12 +12,10 @@ import csv, json
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
-from ..core.errors import InputError
-from ..core.files import atomic_path
+from ..core.base import InputError, atomic_path
 from ..model.files import load_model
-from ..predict.probabilities import predict_split, query_teacher, score_masks, unlabelled_dl
+from ..predict.maps import predict_split, query_teacher, score_masks, unlabelled_dl, write_predictions
 from ..predict.crf import crf_split
-from ..predict.masks import write_predictions
 from ..selftrain.selection import select_class_balanced
 from ..look.images import figure2_panel
 from ..look.charts import plot_uncertainty_hist

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import PatchError
+from ..core.base import PatchError
 from .bands import L4S
 from .folders import SPLITS
 

@@ -27,7 +27,7 @@ from fastcore.foundation import L
 from PIL import Image, UnidentifiedImageError
 from fasttransform import ItemTransform, Transform, compose_tfms
 from plum import dispatch
-from ..core.errors import PatchError, file_fault
+from ..core.base import PatchError, file_fault
 from .bands import IGNORE, L4S, Bands, bands_of, rgb
 from .hdf5 import read_mask, read_patch
 

@@ -13,8 +13,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 import numpy as np
-from ..core.errors import PatchError, note_fault
-from ..core.progress import with_bar
+from ..core.base import PatchError, note_fault, with_bar
 from .bands import L4S, PATCH, Scaling, patches_fault
 from .hdf5 import read_mask, read_patch
 from .folders import LAYOUTS, SPLITS, PatchFile, find_layout, listed, pair, strange_splits, unique

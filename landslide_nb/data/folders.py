@@ -11,7 +11,7 @@ __all__ = ['LAYOUTS', 'SPLITS', 'find_layout', 'PatchFile', 'patch_files']
 import os, re
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.errors import PatchError, note_fault
+from ..core.base import PatchError, note_fault
 
 # %% ../../nbs/12_data.folders.ipynb #8442bfb6
 LAYOUTS = {'contest': {s: (f'{d}/img', f'{d}/mask') for s, d in dict(train='TrainData', valid='ValidData', test='TestData').items()},

@@ -12,8 +12,7 @@ import os, zlib
 from math import prod
 import h5py
 import numpy as np
-from ..core.errors import PatchError, file_fault, first_line
-from ..core.files import atomic_path
+from ..core.base import PatchError, file_fault, first_line, atomic_path
 from .bands import L4S, PATCH
 
 # %% ../../nbs/11_data.hdf5.ipynb #0c13bd65

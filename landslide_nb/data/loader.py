@@ -15,8 +15,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import default_device
 from fastcore.basics import chunked, listify, patch
 from fastcore.foundation import L
-from ..core.errors import PatchError
-from ..core.progress import with_bar
+from ..core.base import PatchError, with_bar
 from .bands import IGNORE, L4S, bands_of
 from .hdf5 import read_mask
 from .folders import SPLITS, PatchFile

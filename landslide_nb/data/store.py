@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..core.errors import InputError, PatchError, file_fault, note_fault
-from ..core.files import atomic_path
-from ..core.progress import with_bar
+from ..core.base import InputError, PatchError, file_fault, note_fault, atomic_path, with_bar
 from .bands import IGNORE, L4S, PATCH, Bands, Scaling, bands_of, measure_scaling
 from .hdf5 import read_mask, read_patch
 from .folders import SPLITS, find_layout, numbered, patch_files

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import zoom
 from scipy.stats import norm
-from ..core.errors import PatchError
-from ..core.progress import with_bar
+from ..core.base import PatchError, with_bar
 from .bands import L4S, PATCH
 from .hdf5 import write_mask, write_patch
 from .landscape import (LABELLED, UNSEEN, Region, fractal, make_fields, make_road, make_slides, make_terrain, one_day,

@@ -15,15 +15,15 @@ import matplotlib
 import numpy as np
 import torch
 from fastai.torch_core import default_device
-from ..core.progress import with_bar
+from ..core.base import with_bar
 from ..data.bands import IGNORE, L4S, rgb
 from ..data.hdf5 import read_mask, read_patch
 from ..data.folders import patch_files
 from ..data.arrays import open_store
 from ..data.loader import as_split
 from ..model.dropout import evaluating
-from ..model.members import load_run
-from ..predict.probabilities import query_batch
+from ..model.uncertainty import load_run
+from ..predict.maps import query_batch
 from .images import COLOURS, as_numpy, overlay
 from .panels import Control, Explorer, chart
 

@@ -18,8 +18,8 @@ from ..data.loader import as_split
 from ..model.metrics import confusion, scores, threshold_scores
 from ..model.uncertainty import UNCERTAINTIES
 from ..predict.crf import CRFParams, dense_crf
-from ..predict.probabilities import predict_split, query_teacher
-from ..predict.region import adapt_members
+from ..predict.maps import predict_split, query_teacher
+from ..predict.adapt import adapt_members
 from ..selftrain.bank import PseudoBank
 from .images import COLOURS, as_numpy, error_map, overlay
 from .charts import by_class, hist_edges

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import nn
 from .. import __version__
-from ..core.errors import InputError, InputWarning, file_fault
-from ..core.files import atomic_path
+from ..core.base import InputError, InputWarning, file_fault, atomic_path
 from ..data.bands import L4S, RGB, Band, Bands, Scaling
 from .dropout import dropout_site
 from .segmenter import Segmenter, create_segmenter

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product, repeat
 import numpy as np
 import torch
-from ..core.progress import with_bar
+from ..core.base import with_bar
 from ..data.bands import bands_of, stretch
 from ..model.metrics import confusion, scores
 from .meanfield import _check_probs, meanfield_crf

@@ -15,8 +15,8 @@ from torch import nn
 from ..data.store import Split
 from ..model.dropout import dropout_site
 from ..model.metrics import threshold_scores
-from .probabilities import predict_split
-from .statistics import RegionStatistics, blended, has_norms, norms, region_statistics
+from .maps import predict_split
+from .adapt import RegionStatistics, blended, has_norms, norms, region_statistics
 
 # %% ../../nbs/36_predict.indomain.ipynb #51f8650d
 def variance_ratios(

@@ -11,7 +11,7 @@ __all__ = []
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core.errors import InputError
+from ..core.base import InputError
 from .grid import Grid, SceneError, geo, open_raster
 from .terrain import lattice
 

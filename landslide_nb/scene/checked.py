@@ -17,15 +17,13 @@ import pandas as pd
 from scipy.ndimage import binary_dilation
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from ..core.errors import InputError, PatchError
-from ..core.files import atomic_path, write_json
-from ..core.progress import with_bar
+from ..core.base import InputError, PatchError, atomic_path, write_json, with_bar
 from ..data.bands import IGNORE, PATCH
 from ..data.store import Split, read_split
 from ..model.files import load_for_patches
 from ..model.metrics import confusion, scores
-from ..predict.probabilities import unlabelled_dl
-from ..predict.region import adapt_to_region
+from ..predict.maps import unlabelled_dl
+from ..predict.adapt import adapt_to_region
 from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
 from ..train.run import begin_run
@@ -33,9 +31,8 @@ from ..train.stage import train_stage
 from .grid import Grid, SceneError, geo, grid_of, open_raster
 from .area import Shapes, read_frame
 from .sentinel import Scene
-from .region import scene_split
+from .adapt import scene_split, own_stage
 from .windows import checksum, fingerprint, starts
-from .adapt import own_stage
 
 # %% ../../nbs/85_scene.checked.ipynb #3df91ac2
 LAYER, SAID = 'landslides', ('right', 'wrong')

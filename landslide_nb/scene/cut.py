@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.errors import InputError
-from ..core.progress import with_bar
+from ..core.base import InputError, with_bar
 from ..data.bands import PATCH
 from ..data.folders import LAYOUTS, SPLITS
 from ..data.hdf5 import write_mask, write_patch

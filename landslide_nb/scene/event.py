@@ -13,8 +13,7 @@ from itertools import combinations
 from pathlib import Path
 import numpy as np
 from .. import __version__
-from ..core.errors import InputError
-from ..core.files import write_json
+from ..core.base import InputError, write_json
 from .grid import SceneError, geo
 from .sentinel import Scene
 from .windows import checksum, fingerprint

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import InputError
+from ..core.base import InputError
 from ..look.panels import Shown, data_url, widgets
 from .view import CHECKED, RADIUS, SHADES, MapView, Screen
 

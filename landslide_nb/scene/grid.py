@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import InputError
+from ..core.base import InputError
 
 # %% ../../nbs/70_scene.grid.ipynb #6b2140d9
 CACHE = '192'

@@ -12,8 +12,7 @@ import struct
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
-from ..core.errors import InputError
-from ..core.files import atomic_path
+from ..core.base import InputError, atomic_path
 from ..data.bands import IGNORE
 from .grid import Grid, PixelSize, geo
 

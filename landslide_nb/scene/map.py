@@ -17,8 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from fastai.torch_core import default_device
 from .. import __version__
-from ..core.errors import InputError
-from ..core.files import atomic_path, write_json
+from ..core.base import InputError, atomic_path, write_json
 from ..data.bands import IGNORE, PATCH
 from ..model.files import is_starter, model_folder
 from ..model.uncertainty import UNCERTAINTIES, asked_kind
@@ -27,7 +26,7 @@ from .grid import Grid, geo
 from .sentinel import Scene
 from .windows import Cut, Predictor, checksum, fingerprint
 from .strips import Strips, begin, close_client, crf_strips, dask_client, net_strips
-from .region import adapted_model
+from .adapt import adapted_model
 from .layers import find_polygons, polygon_frame, tiled, write_cog, write_polygons, write_quicklook
 
 # %% ../../nbs/81_scene.map.ipynb #e61da034

@@ -14,9 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import InputError
-from ..core.files import atomic_path, write_json
-from ..core.progress import with_bar
+from ..core.base import InputError, atomic_path, write_json, with_bar
 from ..predict.crf import CRFParams, banded_crfs, crf_pool, guide_bands
 from .sentinel import Scene
 from .windows import Cut, Predictor, answers, blend, cut_windows, first_needed

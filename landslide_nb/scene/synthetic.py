@@ -10,8 +10,7 @@ __all__ = ['write_scene']
 # %% ../../nbs/72_scene.synthetic.ipynb #8ef29280
 from pathlib import Path
 import numpy as np
-from ..core.errors import PatchError
-from ..core.files import atomic_path
+from ..core.base import PatchError, atomic_path
 from ..data.bands import L4S
 from ..data.landscape import PIXEL, UNSEEN
 from ..data.synth import synth_patch

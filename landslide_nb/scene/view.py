@@ -13,7 +13,7 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import InputError
+from ..core.base import InputError
 from ..look.images import COLOURS
 from .grid import Grid, geo
 from .map import SceneMap

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..core.errors import InputError
+from ..core.base import InputError
 from ..data.bands import PATCH
 from ..model.files import ModelError, load_for_patches, model_folder
-from ..model.members import Symmetric
-from ..predict.probabilities import predict_batch, query_batch
+from ..model.uncertainty import Symmetric
+from ..predict.maps import predict_batch, query_batch
 from .sentinel import Scene
 
 # %% ../../nbs/77_scene.windows.ipynb #488b50a0

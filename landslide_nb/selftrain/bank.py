@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from ..data.arrays import release, scratch
 from ..model.dropout import DROP
-from ..predict.probabilities import query_teacher, teacher_answers
+from ..predict.maps import query_teacher, teacher_answers
 from .selection import select_class_balanced
 
 # %% ../../nbs/41_selftrain.bank.ipynb #ad6cf186

@@ -17,8 +17,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
-from ..core.errors import InputError
-from ..core.files import atomic_path
+from ..core.base import InputError, atomic_path
 
 # %% ../../nbs/62_train.checkpoint.ipynb #8832bc2a
 CHECKPOINT = 'landslide_nb-checkpoint-1'

@@ -28,7 +28,7 @@ from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
 from ..model.segmenter import create_segmenter
 from ..model.files import load_for_patches, save_model
-from ..model.members import Symmetric
+from ..model.uncertainty import Symmetric
 from .loop import nesterov
 
 # %% ../../nbs/67_train.learner.ipynb #3f69d17c

@@ -16,7 +16,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 import torch
-from ..core.files import atomic_path
+from ..core.base import atomic_path
 
 # %% ../../nbs/63_train.loop.ipynb #f6f30a51
 def nesterov(

@@ -16,8 +16,8 @@ from torch import distributed as dist
 from torch import nn
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import chunked
-from ..core.progress import with_bar
-from ..predict.probabilities import query_batch
+from ..core.base import with_bar
+from ..predict.maps import query_batch
 
 # %% ../../nbs/64_train.processes.ipynb #a87e2aea
 def many_processes() -> bool:

@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.errors import InputError
+from ..core.base import InputError
 from ..data.bands import PATCH
 from ..data.folders import SPLITS
 from ..model.dropout import DROP

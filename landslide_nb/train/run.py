@@ -13,15 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from fastai.torch_core import default_device, rank_distrib
 import torch
-from ..core.errors import PatchError
-from ..core.files import write_json
+from ..core.base import PatchError, write_json
 from ..core.precision import amp_dtype
 from ..data.folders import SPLITS
 from ..data.loader import hold_back
 from ..data.store import Split, on_device, read_split
 from ..model.files import load_for_patches, load_model
 from ..predict.indomain import InDomain, in_domain
-from ..predict.probabilities import evaluate
+from ..predict.maps import evaluate
 from .recipe import Recipe, RecipeError, Stage
 from .processes import wait_for_processes
 from .stage import train_stage

@@ -17,7 +17,7 @@ from fastai.torch_core import default_device, rank_distrib, set_seed
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from ..core.files import atomic_path
+from ..core.base import atomic_path
 from ..core.precision import autocast, mixed_precision
 from ..data.loader import landslide_dls
 from ..data.store import Split
@@ -26,9 +26,8 @@ from ..model.losses import JaccardCE
 from ..model.metrics import landslide_metrics
 from ..model.segmenter import create_segmenter
 from ..model.files import save_model
-from ..predict.probabilities import teacher_answers, unlabelled_dl
-from ..predict.statistics import blended, region_statistics
-from ..predict.region import adapt_to_region
+from ..predict.maps import teacher_answers, unlabelled_dl
+from ..predict.adapt import blended, region_statistics, adapt_to_region
 from ..selftrain.bank import PseudoBank
 from ..selftrain.callback import SelfTraining
 from ..look.charts import plot_curves
