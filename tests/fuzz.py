@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -94,11 +95,11 @@ def mutate(raws, n):
 
 
 def outcome(path):
-    "'read', 'refused', or what a reader must never do"
+    "What came of the image and of the mask: 'read' or 'refused', or an error that a reader must not raise"
     from landslide_nb.core.base import PatchError
     from landslide_nb.data.hdf5 import read_mask, read_patch
     found = []
-    for read, kinds, size in ((read_patch, np.float32, SIDE), (read_patch, np.float32, None), (read_mask, np.uint8, SIDE)):
+    for read, kinds, size in ((read_patch, np.float32, SIDE), (read_mask, np.uint8, SIDE), (read_patch, np.float32, None)):
         try: x = read(path, size)
         except PatchError as e:
             assert '\n' not in str(e), f'more than a line: {e}'
@@ -108,7 +109,7 @@ def outcome(path):
         assert np.isfinite(x).all() if x.dtype == np.float32 else set(np.unique(x)) <= {0, 1}, 'a wrong value'
         assert x.dtype == np.uint8 or x.shape[0] == 14, f'{x.shape}'
         found.append('read')
-    return 'read' if 'read' in found else 'refused'
+    return ' '.join(found[:2])
 
 
 def misbehave(n):
@@ -117,6 +118,7 @@ def misbehave(n):
     if n != int(at): return
     if way == 'hangs': time.sleep(1000)
     if way == 'dies': os.kill(os.getpid(), signal.SIGSEGV)
+    if way == 'ends': os._exit(3)
     if way == 'MemoryError': bytearray(2*ROOM)
     assert way != 'wrong'
 
@@ -138,27 +140,54 @@ def read_all(raws, numbers, pipe):
             pipe.send(what)
 
 
-def fuzz(folder, numbers, limit=20.):
-    "Read the mutated files `numbers`; a count of outcomes, and what went wrong by number. `limit`: seconds a file may take"
-    raws, todo, counts, wrong = seeds(folder), deque(numbers), Counter(), {}
+def fuzz(raws, numbers, limit=20.):
+    "Read the mutated files `numbers`, each in a process that lives until one ends it: what came of each. `limit`: seconds a file may take"
+    todo, res = deque(numbers), {}
     spawn = multiprocessing.get_context('spawn')
     while todo:
         ours, theirs = spawn.Pipe(duplex=False)
         p = spawn.Process(target=read_all, args=(raws, list(todo), theirs), daemon=True)
-        p.start()
+        with mock.patch.dict(os.environ, MALLOC_PERTURB_='1'): p.start()  # so that it reads the same from a short block each time
         theirs.close()
-        room = limit + 60  # a new process imports first
+        room, first = limit + 60, todo[0]  # a new process imports first
         while todo:
             what = 'hangs'
             try:
                 if ours.poll(room): what = ours.recv()
-            except EOFError: what = 'dies'
+            except EOFError:
+                p.join()
+                what = 'dies' if p.exitcode < 0 else f'ends with {p.exitcode}'
+            if what == 'dies' and todo[0] != first: break  # once more, in a process that has read nothing else
             n, room = todo.popleft(), limit
-            counts[what] += 1
-            if what in ('read', 'refused'): continue
-            wrong[n] = what
-            print(f'file {n}: {what}', flush=True)
-            if what in ('hangs', 'dies'): break
+            res[n] = what
+            if what not in GOOD: print(f'file {n}: {what}', flush=True)
+            if what == 'hangs' or what.startswith(('dies', 'ends')): break
         p.kill()
         p.join()
-    return counts, wrong
+    return res
+
+
+GOOD = ('read read', 'read refused', 'refused read', 'refused refused', 'dies')
+
+
+def small(code):
+    "The code of a `Reader`, for images and masks of SIDE pixels"
+    sizes = f'c.read_patch, c.mask_faults = partial(c.read_patch, size={SIDE}), partial(c.mask_faults, size={SIDE})'
+    return code.replace(' serve()', f' import landslide_nb.data.check as c; from functools import partial; {sizes}; serve()')
+
+
+def unnamed(raws, res, limit=20.):
+    "Which of the mutated files, of which `fuzz` says what came of them, `landslide-check` would not name although they cannot be read"
+    from landslide_nb.data.check import Reader
+    missed = {}
+    with tempfile.TemporaryDirectory() as folder, Reader(limit) as read:
+        read.code = small(read.code)
+        path = Path(folder)/'image_1.h5'
+        for n, what in res.items():
+            path.write_bytes(mutate(raws, n))
+            images, masks = ([str(e) for e in read(path, o)[0]] for o in (True, False))
+            assert not any('\n' in o or 'exit status' in o or 'seconds' in o for o in images + masks), (n, images, masks)
+            if what == 'dies': good = any('ends the process' in o for o in images + masks)
+            else: good = all(faults or o == 'read' for faults, o in zip((images, masks), what.split()))
+            if not good: missed[n] = what, images, masks
+    return missed

@@ -113,6 +113,18 @@ def twice(p): [os.link(p.with_name(p.name.replace('3', '1')), p.with_name(p.name
 def folder(p): p.mkdir()
 
 
+def zstd(p):
+    (plan := h5py.h5p.create(h5py.h5p.DATASET_CREATE)).set_chunk((128, 128, 14))
+    plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)
+    with h5py.File(p, 'w') as f:
+        d = h5py.h5d.create(f.id, b'img', h5py.h5t.IEEE_F64LE, h5py.h5s.create_simple((128, 128, 14)), plan)
+        d.write_direct_chunk((0, 0, 0), b'packed')
+
+
+def written_half(p):
+    with h5py.File(p, 'w') as f: f.create_dataset('img', (128, 128, 14), 'f8', chunks=(64, 64, 14))[:64] = 1
+
+
 FILES = {  # name: (file that is taken away, what comes in its place, the file and a word of the fault)
     'empty file': (IMG, lambda p: p.write_bytes(b''), 'image_3.h5', '0 bytes'),
     'cut short': (IMG, cut, 'image_3.h5', 'truncated'),
@@ -124,6 +136,8 @@ FILES = {  # name: (file that is taken away, what comes in its place, the file a
     'a pipe': (IMG, os.mkfifo, 'image_3.h5', 'not a regular file'),
     'a link to nothing': (IMG, lambda p: p.symlink_to('gone'), 'image_3.h5', 'link to nothing'),
     'a link to itself': (IMG, lambda p: p.symlink_to(p.name), 'image_3.h5', 'symbolic links'),
+    'a filter that is not there': (IMG, zstd, 'image_3.h5', 'packed with zstd'),
+    'half of its blocks': (IMG, written_half, 'image_3.h5', 'not all 4 blocks'),
     'mask without its image': (IMG, missing, 'mask_3.h5', 'no image'),
     'image without its mask': (MASK, missing, 'image_3.h5', 'no mask'),
     'one number twice': (IMG, twice, 'image_3.h5', 'same number as image_03.h5'),
@@ -423,6 +437,7 @@ def test_a_folder_where_nothing_may_be_written(shared, world, model, recipe, tmp
 # What is odd but no reason to stop
 
 @pytest.mark.parametrize('kw', [dict(dtype='f4'), dict(dtype='f2'), dict(dtype='>f8'), dict(compression='gzip', shuffle=True),
+                                dict(compression='lzf', fletcher32=True),
                                 dict(chunks=(16, 16, 14))], ids=str)
 def test_floats_of_every_kind_load(kw, root):
     x, path = patch(root), root/IMG

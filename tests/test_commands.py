@@ -1,8 +1,13 @@
 """The commands as a user runs them: processes with arguments, files, exit statuses and one-line errors."""
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -166,6 +171,94 @@ def test_a_broken_patch_is_named(world, trained, tmp_path):
     (folder/'image_7.h5').write_bytes(b'\x89HDF\r\n\x1a\n' + b'\0'*100)
     refused(run('predict', trained/'student', folder, tmp_path/'o'), 'predict', 'image_7.h5')
     assert not (tmp_path/'o').exists()
+
+
+# Files that end the process that reads them
+
+def deadly(path, key, shape):
+    "A file of which the only block should hold gigabytes, nearly, and unpacks to 64 bytes"
+    path.unlink(missing_ok=True)
+    with h5py.File(path, 'w') as f:
+        d = f.create_dataset(key, shape, 'f8' if key == 'img' else 'u1', chunks=(128, 7000 if key == 'img' else 8*10**5, *shape[2:]),
+                             maxshape=(None,)*len(shape), compression='gzip')
+        d.id.write_direct_chunk((0,)*len(shape), zlib.compress(bytes(64)) + bytes(10**5))
+
+
+@pytest.fixture
+def harmful(world, tmp_path):
+    "A world with an image and a mask that nothing outlives, and one file that is only broken"
+    root = shutil.copytree(world, tmp_path/'world')
+    deadly(root/'TrainData/img/image_2.h5', 'img', (128, 128, 14))
+    deadly(root/'TrainData/mask/mask_4.h5', 'mask', (128, 128))
+    (root/'ValidData/img/image_1.h5').write_bytes(b'')
+    return root
+
+
+def test_check_names_files_that_end_their_reader_and_goes_on(harmful):
+    code = f'from landslide_nb.data.hdf5 import *; read_patch({str(harmful/"TrainData/img/image_2.h5")!r})'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == -signal.SIGSEGV, 'not deadly'
+    res = run('check', harmful)
+    assert (res.returncode, res.stderr) == (1, '')
+    lines = res.stdout.splitlines()
+    assert [o.split()[0] for o in lines[:-1]] == ['TrainData/img/image_2.h5', 'TrainData/mask/mask_4.h5', 'ValidData/img/image_1.h5']
+    assert all(o.endswith(f'ends the process that reads it (signal {signal.SIGSEGV:d})') for o in lines[:2])
+    assert lines[-1] == '3 faults (train: 6 images, 6 masks, valid: 3 images, 0 masks, test: 2 images, 0 masks)'
+
+
+CHECK = """import sys
+from landslide_nb.data.check import check_data
+faults, counts = check_data(sys.argv[1], progress=False)
+print(len(faults), *counts)
+assert 'torch' not in sys.modules
+"""
+
+
+def test_check_works_in_a_script_and_as_a_module(harmful, tmp_path):
+    "A script without a guard, which no second process may import; in a folder of modules that must not be taken for those of the library"
+    (tmp_path/'json.py').write_text('raise SystemExit("a module of the folder was imported")')
+    (tmp_path/'scripts').mkdir()
+    (tmp_path/'scripts/one.py').write_text(CHECK)
+    res = subprocess.run([sys.executable, 'scripts/one.py', 'world'], cwd=tmp_path, capture_output=True, text=True)
+    assert (res.stdout, res.stderr) == ('3 train valid test\n', '')
+    res = subprocess.run([sys.executable, '-m', 'one', '../world'], cwd=tmp_path/'scripts', capture_output=True, text=True)
+    assert (res.stdout, res.stderr) == ('3 train valid test\n', '')
+
+
+SLOW = """import sys
+from landslide_nb.data import check
+slow = f"import time, landslide_nb.data.check as c; c.read_patch = lambda path: time.sleep({sys.argv[2]})"
+class Slow(check.Reader):
+    code = check.Reader.code.replace(' serve()', f' {slow}; serve()')
+    def start(self):
+        super().start()
+        print(self.process.pid, flush=True)
+check.Reader = Slow
+from landslide_nb.app.commands import check as command
+command(sys.argv[1])
+"""
+
+
+def alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    stat = Path(f'/proc/{pid}/stat')
+    return not stat.exists() or stat.read_text().rpartition(')')[2].split()[0] != 'Z'
+
+
+@pytest.mark.parametrize('sent, seconds', [(signal.SIGINT, 99), (signal.SIGTERM, .5), (signal.SIGKILL, .5)])
+def test_no_process_is_left_behind(sent, seconds, world):
+    "Ctrl-C, which goes to the whole group of a terminal, ends a reader whatever it does; one whose command was killed ends after its file"
+    p = subprocess.Popen([sys.executable, '-c', SLOW, world, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         start_new_session=True)
+    reader = int(p.stdout.readline())
+    assert alive(reader)
+    os.killpg(p.pid, sent)
+    assert p.wait(30) == (130 if sent == signal.SIGINT else -sent)
+    if sent == signal.SIGINT: assert not alive(reader) and p.stderr.read() == 'landslide-check: interrupted\n'
+    for _ in range(100):
+        if not alive(reader): break
+        time.sleep(.1)
+    assert not alive(reader) and p.stderr.read() == ''
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason='the folder with real Sentinel-2 patches is not beside this checkout')

@@ -8,14 +8,15 @@ Docs: https://landslide-nb.github.io/landslide_nb/data.check.html.md"""
 __all__ = ['check_store', 'check_data', 'fault_table']
 
 # %% ../../nbs/14_data.check.ipynb #54680cd4
-import os
-from functools import partial
+import json, os, signal, sys
 from itertools import chain
 from pathlib import Path
+from subprocess import PIPE, Popen
 import numpy as np
+from fastcore.basics import patch
 from ..core.base import PatchError, note_fault, with_bar
 from .bands import L4S, PATCH, Scaling, patches_fault
-from .hdf5 import read_mask, read_patch
+from .hdf5 import LIMIT, read_mask, read_patch
 from .folders import LAYOUTS, SPLITS, PatchFile, find_layout, listed, pair, strange_splits, unique
 from .arrays import checksum, open_store, stored_arrays
 
@@ -31,12 +32,12 @@ def image_faults(
     path,                  # `image_N.h5`
     dtype = np.float32,    # what the values must fit into
     constant: bool = False,# a band with one value all over is a fault too
-    sample: list = None    # takes some pixels `(14, N)` of up to 64 images
+    sample: list = None    # takes some pixels `(14, N)`
 ) -> list: # of `PatchError`s
     "What is wrong with an image"
     try: x = read_patch(path)
     except PatchError as e: return [e]
-    if sample is not None and len(sample) < 64: sample.append(x[:, ::8, ::8].reshape(len(x), -1))
+    if sample is not None: sample.append(x[:, ::8, ::8].reshape(len(x), -1))
     with np.errstate(over='ignore'): fits = np.isfinite(x.astype(dtype)).all()
     return ([PatchError(path, f'constant: band {names}')] if constant and (names := constant_bands(x)) else []) \
         + ([] if fits else [PatchError(path, f'has values too large for {np.dtype(dtype)}')])
@@ -82,6 +83,81 @@ def left_out(
     first = '; '.join(' '.join(str(e).split()) for e in bad[:3])
     return f'{len(bad)} bad file{"s"*(len(bad) != 1)} left out: {first}' + (f'; and {len(bad) - 3} more' if len(bad) > 3 else '')
 
+# %% ../../nbs/14_data.check.ipynb #2bef4a47
+def hold_back():
+    "Limit the memory of this process to `LIMIT` bytes more than it has, on Linux, and write no core dump"
+    if not (statm := Path('/proc/self/statm')).exists(): return
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY: return
+    used = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, resource.RLIM_INFINITY))
+
+def serve():
+    "Answer each line `[path, is it an image, are pixels wanted, seconds]` by a line: the faults, and the pixels if there are any"
+    timer = lambda seconds: hasattr(signal, 'setitimer') and signal.setitimer(signal.ITIMER_REAL, seconds)
+    hold_back()
+    print('ready', flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2) # what the system says of a process that ends
+    for line in sys.stdin:
+        (path, image, wanted, seconds), sample = json.loads(line), []
+        timer(seconds)
+        faults = image_faults(path, constant=True, sample=sample if wanted else None) if image else mask_faults(path)
+        timer(0)
+        print(json.dumps([[e.fault for e in faults], [o.tobytes().hex() for o in sample]]), flush=True)
+
+# %% ../../nbs/14_data.check.ipynb #c30f6ebc
+class Reader:
+    "A process that reads file after file and tells their faults; one that a file ends is replaced"
+    code = 'import sys; sys.path[:] = sys.argv[1:]; from landslide_nb.data.check import serve; serve()'
+    def __init__(self,
+        limit: float = 60. # seconds that a file may take; a patch takes milliseconds
+    ):
+        self.limit, self.process = limit, None
+
+    def start(self):
+        self.process = Popen([sys.executable, '-c', self.code, *sys.path], stdin=PIPE, stdout=PIPE, start_new_session=True,
+                             env={**os.environ, 'MALLOC_PERTURB_': '1'})
+        if self.process.stdout.readline() != b'ready\n': raise RuntimeError(f'the process that reads files ended at its start (status {self.stop()})')
+
+    def stop(self):
+        p, self.process = self.process, None
+        if p is None: return
+        with p: p.kill()
+        return p.returncode
+
+    def __enter__(self): return self
+    def __exit__(self, *args): self.stop()
+
+# %% ../../nbs/14_data.check.ipynb #4a26f295
+@patch
+def ask(self: Reader,
+    question # for `serve`
+): # the answer, or the exit status of the process where it ended
+    if self.process is None: self.start()
+    try: os.write(self.process.stdin.fileno(), json.dumps(question).encode() + b'\n')
+    except BrokenPipeError: pass
+    answer = self.process.stdout.readline()
+    return json.loads(answer) if answer.endswith(b'\n') else self.stop()
+
+@patch
+def __call__(self: Reader,
+    path,                # file to read
+    image: bool,         # an image, else a mask
+    wanted: bool = False # some pixels are wanted
+) -> tuple: # its faults, a list of `PatchError`s; pixels, a list of one array `(14, N)`, or of none
+    "Read a file in the other process; what ends one that has read others is read again in a new one, and counts if it ends that too"
+    question, old = [str(path), image, wanted, self.limit], self.process is not None
+    late = -getattr(signal, 'SIGALRM', 0) or None
+    res = self.ask(question)
+    if isinstance(res, int) and res != late and old: res = self.ask(question)
+    if isinstance(res, int):
+        how = f'is not read within {self.limit:g} seconds' if res == late else \
+              f'ends the process that reads it ({f"signal {-res}" if res < 0 else f"exit status {res}"})'
+        return [PatchError(path, how)], []
+    faults, pixels = res
+    return [PatchError(path, o) for o in faults], [np.frombuffer(bytes.fromhex(o), np.float32).reshape(len(L4S), -1) for o in pixels]
+
 # %% ../../nbs/14_data.check.ipynb #7b94a512
 def folders(
     root # data folder
@@ -100,6 +176,7 @@ def check_folders(
     mask: Path,           # folder of `mask_N.h5`, which need not be there
     name: str,            # of the split
     bad: list,            # takes the faults
+    read: Reader,         # reads the files
     progress: bool = True # show a bar
 ) -> tuple: # images and masks that were looked at
     "Look through one split; every file is read, also one that is alone or there twice"
@@ -110,8 +187,10 @@ def check_folders(
     else: unique(imgs, bad=bad)
     imgs, ms = (list(chain.from_iterable(o.values())) for o in (imgs, ms))
     sample = []
-    todo = [(o, partial(image_faults, constant=True, sample=sample)) for o in imgs] + [(o, mask_faults) for o in ms]
-    for path, faults in with_bar(todo, progress, f'checking {name}'): bad.extend(faults(path))
+    for path, image in with_bar([(o, True) for o in imgs] + [(o, False) for o in ms], progress, f'checking {name}'):
+        faults, pixels = read(path, image, len(sample) < 64)
+        bad.extend(faults)
+        sample.extend(pixels)
     if sample and (fault := patches_fault(np.concatenate(sample, 1))): bad.append(PatchError(img, fault))
     return len(imgs), len(ms)
 
@@ -150,7 +229,7 @@ def check_data(
     root,                 # data folder in either layout, a bare folder of images, or a packed store
     progress: bool = True # show bars
 ) -> tuple: # faults: a list of `PatchError`s; counts: what was looked at, by split
-    "Every fault of a data set, in the order of its splits; a folder that is not there raises `PatchError`"
+    "Every fault of a data set, in the order of its splits; files are read in another process. A folder that is not there raises `PatchError`"
     root, bad, counts = Path(root), [], {}
     try: find_layout(root)
     except PatchError as e:
@@ -160,9 +239,10 @@ def check_data(
     except PatchError as e: return [e], {}
     if index is not None: return bad, dict(patches=check_store(root, progress, bad))
     if not bad: bad.extend(strange_splits(root))
-    for name, (img, mask) in folders(root).items():
-        try: counts[name] = check_folders(img, mask, name, bad, progress)
-        except PatchError as e: bad.append(e)
+    with Reader() as read:
+        for name, (img, mask) in folders(root).items():
+            try: counts[name] = check_folders(img, mask, name, bad, read, progress)
+            except PatchError as e: bad.append(e)
     return bad, counts
 
 # %% ../../nbs/14_data.check.ipynb #eb705df0

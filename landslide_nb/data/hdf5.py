@@ -1,4 +1,4 @@
-"""One array, read with care from a file that nobody vouches for; patches and masks
+"""Patches and masks in HDF5 files: checked before they are read, written as a whole or not at all
 
 Docs: https://landslide-nb.github.io/landslide_nb/data.hdf5.html.md"""
 
@@ -8,7 +8,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/data.hdf5.html.md"""
 __all__ = ['read_h5', 'write_h5', 'read_patch', 'write_patch', 'read_mask', 'write_mask']
 
 # %% ../../nbs/11_data.hdf5.ipynb #6309f30e
-import os, zlib
+from itertools import product
 from math import prod
 import h5py
 import numpy as np
@@ -23,181 +23,56 @@ def other_format(
     "What the file seems to be instead, for the message"
     with open(path, 'rb') as f: head = f.read(200)
     if head.startswith(b'version https://git-lfs'): return 'a text pointer in place of the file: fetch the real one (git lfs pull)'
-    if 'already open for write' in detail: return 'another program is writing it, or was ended while it did: close it there (h5clear -s FILE if nobody has it open)'
+    if 'already open for write' in detail: return 'another program is writing it, or ended while it did (then h5clear -s FILE helps)'
     if head.startswith(b'\x89HDF\r\n\x1a\n'): return f'a damaged HDF5 file ({detail})'
     if not set(head) & {*range(9), *range(14, 32)}: return 'a text file, not HDF5'
     return 'not an HDF5 file'
 
-# %% ../../nbs/11_data.hdf5.ipynb #29e63e43
-def key_fault(
-    f,       # open `h5py.File`
-    key: str # what should be a data set in it
+# %% ../../nbs/11_data.hdf5.ipynb #a3158f76
+LIMIT = 2**30
+FILTERS = {4: 'szip', 5: 'nbit', 6: 'scaleoffset', 32001: 'blosc', 32004: 'lz4', 32008: 'bitshuffle', 32015: 'zstd', 32026: 'blosc2'}
+
+def shape_text(shape): return ' x '.join(map(str, shape)) or 'scalar'
+
+def array_fault(
+    f,           # open `h5py.File`
+    key: str,    # what should be a data set in it
+    check = None # function of its declared shape and dtype that returns a fault or None
 ) -> str|None:
-    "Why there is no data set to read under `key`"
+    "Why the array under `key` must not be read, from what is declared; none of its values is read to find out"
     link = f.get(key, getlink=True)
     if link is None: return f'no data set {key!r}, only {list(f)[:9]}'
     if not isinstance(link, h5py.HardLink): return f'{key!r} is a link to somewhere else, which is not followed'
-    if not isinstance(f[key], h5py.Dataset): return f'{key!r} is not a data set'
-
-# %% ../../nbs/11_data.hdf5.ipynb #667fc430
-GZIP, SHUFFLE, FLETCHER, LZF = 1, 2, 3, 32000
-FILTERS = {4: 'szip', 5: 'nbit', 6: 'scaleoffset', 32001: 'blosc', 32004: 'lz4', 32008: 'bitshuffle', 32015: 'zstd', 32026: 'blosc2'}
-
-def filters_of(
-    d # open `h5py.Dataset`
-) -> list: # numbers, in the order in which they were applied
-    "The filters that the blocks of an array went through"
-    plan = d.id.get_create_plist()
-    return [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-
-# %% ../../nbs/11_data.hdf5.ipynb #f7da9e74
-def filter_fault(
-    filters: list # numbers of filters
-) -> str|None:
-    "Why blocks that went through these are not read"
-    odd = [o for o in filters if o not in (GZIP, SHUFFLE, FLETCHER, LZF)]
-    if odd: return f'the array is packed with {FILTERS.get(odd[0], f"filter {odd[0]}")}; gzip, lzf, shuffle and fletcher32 are read'
-    if len(set(filters)) < len(filters): return 'the array went through a filter twice'
-
-# %% ../../nbs/11_data.hdf5.ipynb #6c13e1d2
-def shape_text(
-    shape: tuple # of an array
-) -> str:
-    "The shape in words"
-    return ' x '.join(map(str, shape)) or 'scalar'
-
-# %% ../../nbs/11_data.hdf5.ipynb #0a20059c
-LIMIT = 2**30
-
-def array_fault(
-    d # open `h5py.Dataset`
-) -> str|None:
-    "Why an array must not be read, from what is declared; none of its values is read to find out"
-    if d.is_virtual or d.id.get_create_plist().get_external_count(): return 'the array lies in other files, which are not read'
+    if not isinstance(d := f[key], h5py.Dataset): return f'{key!r} is not a data set'
+    plan, chunk, blocks = d.id.get_create_plist(), d.chunks or (), []
+    if d.shape is not None and check and (fault := check(d.shape, d.dtype)): return fault
+    if d.is_virtual or plan.get_external_count(): return 'the array lies in other files, which are not read'
     if d.shape is None: return 'the array holds nothing'
     if d.dtype.kind not in 'fiub': return f'the array is {d.dtype}, expected numbers'
-    if d.chunks and d.dtype.kind != 'b' and h5py.h5t.py_create(d.dtype) != d.id.get_type(): return 'the array holds numbers of an unusual kind'
-    size = max(d.size, prod(d.chunks or (0,))) * d.dtype.itemsize
-    if size > LIMIT: return f'the array has shape {shape_text(d.shape)} and would take {size / 2**30:.0f} GiB'
-    if d.size and not d.id.get_storage_size(): return 'the array was never written'
-    return filter_fault(filters_of(d))
-
-# %% ../../nbs/11_data.hdf5.ipynb #a5b29c10
-def unshuffle(
-    raw: bytes,   # all first bytes of values, then all second bytes, and so on
-    itemsize: int # bytes of a value
-) -> bytes:
-    "The values' bytes in their order; what makes up no whole value stays at the end"
-    n = len(raw) // itemsize*itemsize
-    return np.frombuffer(raw[:n], np.uint8).reshape(itemsize, -1).T.tobytes() + raw[n:]
-
-# %% ../../nbs/11_data.hdf5.ipynb #dcf0a1ec
-def fletcher32(
-    raw: bytes # any
-) -> tuple: # two integers
-    "HDF5's checksum of bytes, both halves modulo 65535"
-    w = np.frombuffer(raw[:len(raw) // 2*2], '>u2').astype(np.int64)
-    if len(raw) % 2: w = np.append(w, raw[-1] << 8)
-    return int(w.sum() % 65535), int((np.arange(len(w), 0, -1) * w % 65535).sum() % 65535)
-
-# %% ../../nbs/11_data.hdf5.ipynb #79774ec8
-def checked(
-    raw: bytes # bytes and, in the last four, their checksum
-) -> bytes:
-    "The bytes without their checksum; `ValueError` where it is not theirs"
-    want = np.frombuffer(raw[-4:].rjust(4, b'\0'), '<u2') % 65535
-    if tuple(want) != fletcher32(raw[:-4]): raise ValueError('a block does not match its checksum')
-    return raw[:-4]
-
-# %% ../../nbs/11_data.hdf5.ipynb #7e10dd86
-def unlzf(
-    raw: bytes, # what lzf packed
-    room: int   # bytes after which no more is unfolded
-) -> bytes:
-    "The bytes before they were packed, or somewhat more than `room` of them; `ValueError` where a link of the chain leads outside"
-    res, i, end, raw = bytearray(), 0, len(raw), raw + bytes(2)
-    while i < end and len(res) <= room:
-        k, i = raw[i], i + 1
-        if k < 32: part, i = raw[i:i + k + 1], i + k + 1
-        else:
-            n = (k >> 5) + 2
-            if n == 9: n, i = n + raw[i], i + 1
-            at, i = len(res) - (k & 31)*256 - raw[i] - 1, i + 1
-            if at < 0: raise ValueError('a block refers to bytes before its start')
-            part = res[at:at + n]
-            if len(part) < n: part = (part * (n // len(part) + 1))[:n]
-        res += part
-    if i > end: raise ValueError('a block is cut short')
-    return bytes(res)
-
-# %% ../../nbs/11_data.hdf5.ipynb #18692a01
-def unfold(
-    raw: bytes,     # a block as it is stored
-    filters: list,  # numbers of the filters it went through when it was written, in this order
-    itemsize: int,  # bytes of a value
-    room: int       # bytes that it must unfold to
-) -> bytes:
-    "A block as it was before the filters; `ValueError` where it is damaged or of another size"
-    for o in reversed(filters):
-        if   o == GZIP:     raw = zlib.decompressobj().decompress(raw, room + 5)
-        elif o == LZF:      raw = unlzf(raw, room + 4)
-        elif o == SHUFFLE:  raw = unshuffle(raw, itemsize)
-        elif o == FLETCHER: raw = checked(raw)
-    if len(raw) != room: raise ValueError(f'a block of {room} bytes unfolds to {"more" if len(raw) > room else len(raw)}')
-    return raw
-
-# %% ../../nbs/11_data.hdf5.ipynb #85261f67
-def blocks_of(
-    d # open `h5py.Dataset` that is stored in blocks
-) -> list: # `h5py.h5d.StoreInfo`
-    "Where the blocks of an array are stored; `ValueError` unless each of its places has just one"
-    shape, chunks, blocks = d.shape, d.chunks, []
-    n = prod(-(-a // b) for a, b in zip(shape, chunks))
+    if d.dtype.kind != 'b' and h5py.h5t.py_create(d.dtype) != d.id.get_type(): return 'the array holds numbers of an unusual kind'
+    n, block = prod(-(-a // b) for a, b in zip(d.shape, chunk)), prod(chunk or d.shape)*d.dtype.itemsize
+    if n*block > LIMIT: return f'the array has shape {shape_text(d.shape)} and would take {n*block / 2**30:.0f} GiB'
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    if (odd := [FILTERS.get(o, f'filter {o}') for o in filters if o not in (1, 2, 3, 32000)]):
+        return f'the array is packed with {odd[0]}; gzip, lzf, shuffle and fletcher32 are read'
+    if len(set(filters)) < len(filters): return 'the array went through a filter twice'
+    if d.size and not (stored := d.id.get_storage_size()): return 'the array was never written'
+    if not chunk: return f'an array of {block} bytes is stored in {stored}' if d.size and stored != block else None
     d.id.chunk_iter(lambda o: blocks.append(o) if len(blocks) <= n else True)
-    if len({o.chunk_offset for o in blocks}) < len(blocks): raise ValueError('a block is there twice')
-    if len(blocks) != n: raise ValueError(f'{len(blocks)} of {n} blocks were written')
-    if any(i % b or i >= a for o in blocks for i, a, b in zip(o.chunk_offset, shape, chunks)): raise ValueError('a block lies outside')
-    return blocks
+    places = {o.chunk_offset for o in blocks}
+    if len(places) < n or places != set(product(*(range(0, a, b) for a, b in zip(d.shape, chunk)))): return f'not all {n} blocks were written'
+    for o in blocks:
+        packed = any(k in (1, 32000) and not o.filter_mask >> i & 1 for i, k in enumerate(filters))
+        if not (block // 1100 if packed else block) <= o.size <= block + block // 100 + 64: return f'a block of {block} bytes is stored in {o.size}'
 
-# %% ../../nbs/11_data.hdf5.ipynb #8df549d3
-def stored(
-    f,        # file, open for reading bytes
-    o,        # `h5py.h5d.StoreInfo` of a block
-    room: int # bytes that it must unfold to
-) -> bytes:
-    "A block as it is stored; `ValueError` where it is not in the file, or larger than packing can make it"
-    if o.byte_offset + o.size > os.fstat(f.fileno()).st_size: raise ValueError('a block lies outside')
-    if o.size > room + room // 100 + 64: raise ValueError(f'a block of {room} bytes is stored as {o.size}')
-    f.seek(o.byte_offset)
-    return f.read(o.size)
-
-# %% ../../nbs/11_data.hdf5.ipynb #44c36a52
-def read_blocks(
-    d,   # open `h5py.Dataset` that is stored in blocks
-    path # its file
-) -> np.ndarray:
-    "The array put together from its blocks; `ValueError` where they do not fit it"
-    blocks, filters, chunks, dtype = blocks_of(d), filters_of(d), d.chunks, d.dtype
-    res, room = np.empty(d.shape, dtype), prod(chunks)*dtype.itemsize
-    with open(path, 'rb') as f:
-        for o in blocks:
-            through = [k for i, k in enumerate(filters) if not o.filter_mask >> i & 1]
-            raw = unfold(stored(f, o, room), through, dtype.itemsize, room)
-            to = res[tuple(slice(i, i + b) for i, b in zip(o.chunk_offset, chunks))]
-            to[...] = np.frombuffer(raw, dtype).reshape(chunks)[tuple(map(slice, to.shape))]
-    return res
-
-# %% ../../nbs/11_data.hdf5.ipynb #f1c5ed9f
-def open_h5(
-    path # HDF5 file
-): # open `h5py.File`
-    "A file opened for reading without a lock: another process may hold it open, and some network drives have none"
+# %% ../../nbs/11_data.hdf5.ipynb #740c22fb
+def _open(path):
+    "The file, opened for reading without a lock: another process may hold it open, and some network drives have none"
     try: return h5py.File(path, 'r', locking=False)
     except OSError as e:
         if "flag values don't match" not in str(e): raise # open in this process too, with a lock
         return h5py.File(path, 'r')
 
-# %% ../../nbs/11_data.hdf5.ipynb #740c22fb
 def read_h5(
     path,        # HDF5 file
     key: str,    # data set to read
@@ -206,15 +81,11 @@ def read_h5(
     "The whole array under `key`; a file that cannot be read, lacks `key` or must not be read raises `PatchError`"
     if (fault := file_fault(path)): raise PatchError(path, fault)
     try:
-        with open_h5(path) as f:
-            if (fault := key_fault(f, key)): raise PatchError(path, fault)
-            d = f[key]
-            if (fault := (d.shape is not None and check and check(d.shape, d.dtype)) or array_fault(d)): raise PatchError(path, fault)
-            return read_blocks(d, path) if d.chunks else d[()]
-    except PatchError: raise
-    except PermissionError: raise PatchError(path, 'permission denied') from None
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, zlib.error) as e:
-        raise PatchError(path, other_format(path, first_line(e))) from None
+        with _open(path) as f:
+            if not (fault := array_fault(f, key, check)): return f[key][()]
+    except PermissionError: fault = 'permission denied'
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as e: fault = other_format(path, first_line(e))
+    raise PatchError(path, fault)
 
 # %% ../../nbs/11_data.hdf5.ipynb #73c8db7e
 def write_h5(
@@ -229,9 +100,6 @@ def write_h5(
         image = f.id.get_file_image()
     with atomic_path(path) as tmp: tmp.write_bytes(image)
 
-# %% ../../nbs/11_data.hdf5.ipynb #449595de
-LOWEST = -5 # in benchmark units: -9999 divided by any band's mean lies below
-
 # %% ../../nbs/11_data.hdf5.ipynb #726c11ea
 def read_patch(
     path,                   # HDF5 file with key `img`, `(H, W, 14)` floats
@@ -240,22 +108,17 @@ def read_patch(
     "A checked patch, channel first; `PatchError` for a wrong key, shape, dtype, a non-finite value, or one that stands for no data"
     def fault(shape, dtype):
         if dtype.kind != 'f': return f'patch is {dtype}, expected a float'
-        if len(shape) == 3 and shape[2] == len(L4S) and size in (None, shape[0]) and size in (None, shape[1]): return None
+        if len(shape) == 3 and shape[2] == len(L4S) and 0 not in shape and size in (None, shape[0]) and size in (None, shape[1]): return None
         hint = ' (bands come first: transpose it)' if len(shape) == 3 and shape[0] == len(L4S) else ''
         return f'patch has shape {shape_text(shape)}, expected {size or "H"} x {size or "W"} x {len(L4S)}{hint}'
+    def names(bad): return 'bands ' + ' '.join(b.name for b, o in zip(L4S, bad.any((1, 2))) if o)
     x = read_h5(path, 'img', fault)
-    if not x.size: raise PatchError(path, f'patch has no pixels ({shape_text(x.shape)})')
     with np.errstate(over='ignore', invalid='ignore'): x = np.ascontiguousarray(x.transpose(2, 0, 1), dtype=np.float32)
-    bad = ~np.isfinite(x)
-    if bad.any():
-        names = ' '.join(b.name for b, o in zip(L4S, bad.any((1, 2))) if o)
-        raise PatchError(path, f'{bad.sum()} values are not finite (bands {names})')
-    if (low := x.min()) < LOWEST:
-        names = ' '.join(b.name for b, o in zip(L4S, x.min((1, 2))) if o < LOWEST)
-        raise PatchError(path, f'holds {low:g}, which no band can have (bands {names}): pixels without data must be filled or the patch left out')
+    if (bad := ~np.isfinite(x)).any(): raise PatchError(path, f'{bad.sum()} values are not finite ({names(bad)})')
+    if (low := x.min()) < -5: # -9999 divided by any band's mean lies below
+        raise PatchError(path, f'holds {low:g}, which no band can have ({names(x < -5)}): pixels without data must be filled or the patch left out')
     return x
 
-# %% ../../nbs/11_data.hdf5.ipynb #9d67099d
 def write_patch(
     path, # file to write
     x     # `(14, H, W)` in benchmark units
@@ -274,11 +137,9 @@ def read_mask(
         if len(shape) != 2 or size not in (None, shape[0]) or size not in (None, shape[1]):
             return f'mask has shape {shape_text(shape)}, expected {size or "H"} x {size or "W"}'
     m = read_h5(path, 'mask', fault)
-    bad = (m != 0) & (m != 1)
-    if bad.any(): raise PatchError(path, f'mask has {bad.sum()} values other than 0 and 1 (such as {m[bad][0]})')
+    if (bad := (m != 0) & (m != 1)).any(): raise PatchError(path, f'mask has {bad.sum()} values other than 0 and 1 (such as {m[bad][0]})')
     return m.astype(np.uint8)
 
-# %% ../../nbs/11_data.hdf5.ipynb #85d806ba
 def write_mask(
     path, # file to write
     mask  # `(H, W)` of 0 and 1
