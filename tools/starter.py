@@ -49,7 +49,6 @@ def ship(folder, out):
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out/'model.safetensors') as tmp: save_file(small, tmp, metadata=dict(format='pt'))
     about = json.loads((folder/'model.json').read_text(encoding='utf-8'))
-    about['recipe']['home'] = False # every patch is a country of its own
     with atomic_path(out/'model.json') as tmp: tmp.write_text(json.dumps(about, indent=1) + '\n', encoding='utf-8')
 
 

@@ -55,11 +55,6 @@ class ModelInfo:
     format: int = FORMAT  # of the description
 
     @property
-    def home(self):
-        "Whether its statistics are those of one region, from which others can differ; the recipe of a model of many regions says `home: false`"
-        return not (isinstance(self.recipe, dict) and self.recipe.get('home') is False)
-
-    @property
     def radiometry(self):
         "How often each effect of sun and sky met a patch that it was trained on; 0 where its recipe does not tell"
         stage = self.recipe.get('stage') if isinstance(self.recipe, dict) else None
@@ -273,7 +268,6 @@ def load_model(
     model, state = create_segmenter(**info.config, bands=info.bands), full_precision(load_file(weights)) | known
     check_values(weights, state, model.state_dict())
     model.load_state_dict(state)
-    model.home = info.home
     return model.to(device).eval(), info
 
 # %% ../../nbs/24_model.files.ipynb #f80e4629

@@ -159,15 +159,14 @@ def region_statistics(
 def blended(
     model: nn.Module,       # untouched
     stats: RegionStatistics,# of a region, from this model
-    weight: float,          # 0 leaves the model as it is, 1 takes the region's statistics
-    spread: bool = True     # variances too, not the means alone
+    weight: float           # 0 leaves the model as it is, 1 takes the region's statistics
 ) -> nn.Module: # a copy in eval mode
     "The model with means and variances part of the way to a region's; `ValueError` for a weight outside [0, 1]"
     if not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     net = copy.deepcopy(unwrapped(model)).eval()
     for k, m in norms(net).items():
         if k not in stats.norms: continue
-        for old, new in ((m.running_mean, stats.norms[k].mean), (m.running_var, stats.norms[k].var))[:2 if spread else 1]:
+        for old, new in ((m.running_mean, stats.norms[k].mean), (m.running_var, stats.norms[k].var)):
             old.copy_((1 - weight)*old.double().cpu() + weight*new)
     return net
 
@@ -192,13 +191,6 @@ def shift_weight(
     "How far to go to a region's statistics: by the number of patches, half at most for another composition, further for another light (James-Stein)"
     by_number = max(0., 1 - 4/n)
     return max(by_number if moved < 6*noise else min(by_number, .5), 1 - (2*noise + .25) / max(moved, 1e-12))
-
-# %% ../../nbs/35_predict.adapt.ipynb #ef83edd9
-def way_for(
-    n: int # patches of the region
-) -> float: # 0 to a half
-    "How far to take the means of a model of many regions to those of one of them"
-    return .5 * n / (n + 4)
 
 # %% ../../nbs/35_predict.adapt.ipynb #ac35bb7d
 def ground(
@@ -262,7 +254,6 @@ class Adaptation:
     noise: float|None = None# what chance alone makes of it
     share: tuple|None = None# of landslide pixels, before and after
     confidence: tuple|None = None # mean probability of the likelier class, before and after
-    home: bool = True       # whether the model came from one region; if not, how far it goes depends on the number of patches alone
 
     @property
     def shifted(self):
@@ -272,8 +263,7 @@ class Adaptation:
 # %% ../../nbs/35_predict.adapt.ipynb #8b67b013
 @patch
 def __str__(self:Adaptation):
-    if not self.home: why = 'the model knows many regions'
-    else: why = 'the region differs from what the model knows' if self.shifted else 'no shift beyond chance'
+    why = 'the region differs from what the model knows' if self.shifted else 'no shift beyond chance'
     far = f'{why} (weight {self.weight:.2f} of {self.patches} patches)'
     share = self.share and 'landslide share {:.2f} % -> {:.2f} %'.format(*(100*o for o in self.share))
     return {'adapted': f'{far}: adapted, {share}', 'as asked': f'adapted as asked (weight {self.weight:.2f}), {share or "left as it is"}',
@@ -309,15 +299,14 @@ def adapt_to_region(
     if (takes := first_conv(model).in_channels) != split.x.shape[1]: raise ValueError(f'patches of {split.x.shape[1]} bands, the model takes {takes}')
     if weight is not None and not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     same, clear = copy.deepcopy(unwrapped(model)).eval(), clear_patches(split)
-    about = dict(patches=len(clear), left_out=len(split) - len(clear), home=getattr(unwrapped(model), 'home', True))
+    about = dict(patches=len(clear), left_out=len(split) - len(clear))
     if not has_norms(model): return same, Adaptation('no batch norm', 0., **about)
     if len(clear) < 2: return same, Adaptation('one patch' if len(clear) else 'covered', 0., **about)
     stats = ground_statistics(model, clear, bs, progress)
     moved, noise = shift_and_noise(model, stats)
-    way = shift_weight(len(clear), moved, noise) if about['home'] else way_for(len(clear))
-    about.update(weight=way if weight is None else float(weight), moved=moved, noise=noise)
+    about.update(weight=shift_weight(len(clear), moved, noise) if weight is None else float(weight), moved=moved, noise=noise)
     if not about['weight']: return same, Adaptation('few' if weight is None else 'as asked', **about)
-    there = blended(model, stats, about['weight'], spread=about['home'])
+    there = blended(model, stats, about['weight'])
     share, confidence = zip(*(map_signs(o, clear, bs, amp) for o in (model, there)))
     res = Adaptation(judged(about['weight'], weight is not None, share), **about, share=share, confidence=confidence)
     return there if res.outcome in ('adapted', 'as asked') else same, res

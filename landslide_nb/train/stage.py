@@ -48,9 +48,7 @@ def stage_model(
     "The model that a stage trains, with the weights it starts from"
     model = create_segmenter(stage.arch, stage.backbone, pretrained=pretrained, zoom=stage.zoom, drop=stage.train_drop,
                              bands=train.bands, scaling=None if stage.init else train.measure_scaling())
-    if stage.init:
-        model.load_state_dict(models[stage.init].state_dict())
-        model.home = getattr(models[stage.init], 'home', True) # what was trained on many regions stays a model of many
+    if stage.init: model.load_state_dict(models[stage.init].state_dict())
     return model.to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/65_train.stage.ipynb #8dac873f
@@ -177,7 +175,7 @@ def save_stage(
     adapted: dict = None # the region it was taken to
 ):
     "Write a finished stage: model and, where it was trained, curves"
-    save_model(out, model, dict(recipe, **({} if getattr(model, 'home', True) else dict(home=False))), adapted)
+    save_model(out, model, recipe, adapted)
     if not rows: return
     fig = plot_curves(rows)
     with atomic_path(Path(out)/'curves.png') as tmp: fig.savefig(tmp)
@@ -241,7 +239,7 @@ def train_stage(
             again.restore(learn, cbs)
             n, cbs = again.left, [*cbs, again]
         fit_in_memory(learn, n, [*cbs, Checkpoint(path, checkpoint, stop)], stage, device, amp)
-    clean = stage.radiometry and not stage.teacher and getattr(model, 'home', True) # measured where it is seen as it is
+    clean = stage.radiometry and not stage.teacher # measured where it is seen as it is
     model = model.eval() if not clean else blended(model, region_statistics(model, spread_over(data['train'], 256), stage.bs, False), 1)
     model = region.last(model)
     if not rank_distrib():
