@@ -39,7 +39,7 @@ def test_it_finds_landslides_on_real_patches_and_more_of_them_adapted():
 
 def test_a_map_without_anything(tmp_path, monkeypatch):
     pytest.importorskip('rasterio')
-    assert run('synth', tmp_path/'s', '--scene', '256', '--seed', '4').returncode == 0
+    assert run('synth', tmp_path/'s', '--scene', '400', '--seed', '4').returncode == 0
     monkeypatch.chdir(tmp_path)
     maps = {}
     for name, more in (('map', ()), ('plain', ('--no-adapt',))):
@@ -52,7 +52,7 @@ def test_a_map_without_anything(tmp_path, monkeypatch):
 
 
 def test_patches_and_what_starts_from_it(tmp_path):
-    write_world(tmp_path/'w', 6, 4, 1, progress=False)
+    write_world(tmp_path/'w', 6, 8, 1, progress=False)
     res = run('predict', 'starter', tmp_path/'w', tmp_path/'p', '--device', 'cpu')
     assert res.returncode == 0 and 'adapted, landslide share' in res.stdout, res.stderr
     (tmp_path/'r.toml').write_text('[[stages]]\nname = "mine"\niters = 2\nbs = 2\nevery = 1\n')

@@ -188,9 +188,9 @@ def shift_weight(
     moved: float, # squared distance of the region's mean, in the source's variances
     noise: float  # of that distance, what chance alone makes
 ) -> float: # 0 to 1
-    "How far to go to a region's statistics: by the number of patches, half at most for another composition, further for another light (James-Stein)"
+    "How far to go to a region's statistics: by the number of patches, half as far for another composition, further for another light (James-Stein)"
     by_number = max(0., 1 - 4/n)
-    return max(by_number if moved < 6*noise else min(by_number, .5), 1 - (2*noise + .25) / max(moved, 1e-12))
+    return max(by_number if moved < 6*noise else by_number / 2, 1 - (2*noise + .25 + 7/n) / max(moved, 1e-12))
 
 # %% ../../nbs/35_predict.adapt.ipynb #ac35bb7d
 def ground(
@@ -257,8 +257,8 @@ class Adaptation:
 
     @property
     def shifted(self):
-        "Whether the region's mean moved by more than chance, and half a standard deviation for composition, explain"
-        return self.moved is not None and self.moved > 3*self.noise + .25
+        "Whether the region's mean moved by more than chance and composition explain, see `shift_weight`"
+        return self.moved is not None and self.moved > 2*self.noise + .25 + 7/self.patches
 
 # %% ../../nbs/35_predict.adapt.ipynb #8b67b013
 @patch
@@ -271,7 +271,7 @@ def __str__(self:Adaptation):
             'explosion': f'{far}, but adapting finds landslides everywhere ({share}): left as it is',
             'no batch norm': 'the model has no batch norm that a region could be measured with: left as it is',
             'one patch': 'one patch does not show a region: left as it is',
-            'few': f'no shift beyond chance, and {self.patches} patches are too few to follow: left as it is',
+            'few': f'{why}, and {self.patches} patches are too few to follow: left as it is',
             'covered': f'all {self.left_out} patches are cloud, snow or water: left as it is'}[self.outcome]
 
 # %% ../../nbs/35_predict.adapt.ipynb #9be3b89d
