@@ -32,18 +32,26 @@ from .bands import IGNORE, L4S, Bands, bands_of, rgb
 from .hdf5 import read_mask, read_patch
 
 # %% ../../nbs/17_data.block.ipynb #bc094735
+MOST_BYTES = 2**30
+
 def read_raster(
     path # PNG, JPEG, TIFF or NumPy file
 ) -> np.ndarray: # `(H, W)` or `(H, W, C)`, or `(C, H, W)` from NumPy
-    "The numbers of a file as they are; `PatchError` where there are none"
+    "The numbers of a file as they are; `PatchError` where there are none, or more than a GiB of them"
     if (fault := file_fault(path)): raise PatchError(path, fault)
     try:
-        if path.suffix == '.npy': return np.load(path, allow_pickle=False)
-        if path.suffix in ('.tif', '.tiff'):
-            with import_module('rasterio').open(path) as src: return src.read().transpose(1, 2, 0)
-        with Image.open(path) as im: return np.asarray(im.convert('RGB') if im.mode == 'P' else im)
+        if path.suffix == '.npy': return np.array(small_enough(path, np.load(path, mmap_mode='r', allow_pickle=False)))
+        if path.suffix in ('.tif', '.tiff'): # as GeoTIFF alone: other formats of GDAL's can lead to other files
+            with import_module('rasterio').open(path, driver='GTiff') as src:
+                return small_enough(path, src, src.count*src.height*src.width*8).read().transpose(1, 2, 0)
+        with Image.open(path, formats=('PNG', 'JPEG')) as im: return np.asarray(small_enough(path, im, 4*im.width*im.height).convert('RGB') if im.mode == 'P' else im)
     except ImportError: raise PatchError(path, 'reading GeoTIFF needs rasterio: pip install "landslide_nb[geo]"') from None
     except (OSError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as e: raise PatchError(path, f'cannot be read ({str(e).splitlines()[0]})') from None
+
+def small_enough(path, a, size=None): # what was opened, unless it declares more than a GiB
+    size = a.nbytes if size is None else size
+    if size > MOST_BYTES: raise PatchError(path, f'declares {size / 2**30:.0f} GiB')
+    return a
 
 # %% ../../nbs/17_data.block.ipynb #736e5786
 def read_bands(
