@@ -378,6 +378,7 @@ def grow(kind, n, folder):
 # What landslide-pack does, in a process that imports no more than the command
 PACK = '''
 import sys, time
+from landslide_nb.data.store import pack_data
 peak = lambda: next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM'))
 before, start = peak(), time.perf_counter()
 pack_data(*sys.argv[1:], progress=False)

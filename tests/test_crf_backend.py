@@ -8,12 +8,13 @@ import pytest
 from landslide_nb.predict import crf
 from landslide_nb.data.landscape import LABELLED
 from landslide_nb.data.synth import synth_patch
-from landslide_nb.predict.crf import crf_backend, crf_mask, crf_split, search_crf, crf_pool, guided_crf
+from landslide_nb.predict.crf import crf_backend, crf_mask, crf_split, search_crf
 
 ABSENT = '''
 import sys
 import numpy as np
 sys.modules['pydensecrf'] = None
+from landslide_nb.predict.crf import crf_backend, crf_mask, crf_pool, crf_split, guided_crf
 data = np.load(sys.argv[1])
 with crf_pool(2) as pool: assert pool is None
 try: guided_crf(data['probs'][0], np.zeros((128, 128, 3)), backend='pydensecrf')

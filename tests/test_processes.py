@@ -58,7 +58,7 @@ def test_train_command_on_two_processes(tmp_path):
 
 LATE = '''
 import os, sys, time
-from landslide_nb.train import run, stage
+from landslide_nb.train import run
 from landslide_nb.train.processes import leave_processes, many_processes
 from landslide_nb.train.recipe import get_recipe
 begin = run.begin_run
@@ -106,6 +106,7 @@ def test_two_processes_go_on_after_a_kill(tmp_path):
 DIE = '''
 import os, signal, sys
 from landslide_nb.app.commands import train
+from landslide_nb.train import stage
 from fastai.callback.core import Callback
 class Kill(stage.Checkpoint):
     def after_batch(self):
