@@ -8,10 +8,9 @@ Docs: https://landslide-nb.github.io/landslide_nb/core.base.html.md"""
 __all__ = ['InputError', 'PatchError']
 
 # %% ../../nbs/00_core.base.ipynb #3146bdad
-import os, re, stat
-from pathlib import Path
-import errno, json, os, shutil, tempfile
+import errno, json, os, re, shutil, stat, tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from tqdm.auto import tqdm
 
 # %% ../../nbs/00_core.base.ipynb #89ead546

@@ -44,7 +44,9 @@ def read_raster(
         if path.suffix in ('.tif', '.tiff'): # as GeoTIFF alone: other formats of GDAL's can lead to other files
             with import_module('rasterio').open(path, driver='GTiff') as src:
                 return small_enough(path, src, src.count*src.height*src.width*8).read().transpose(1, 2, 0)
-        with Image.open(path, formats=('PNG', 'JPEG')) as im: return np.asarray(small_enough(path, im, 4*im.width*im.height).convert('RGB') if im.mode == 'P' else im)
+        with Image.open(path, formats=('PNG', 'JPEG')) as im:
+            small_enough(path, im, 4*im.width*im.height)
+            return np.asarray(im.convert('RGB') if im.mode == 'P' else im)
     except ImportError: raise PatchError(path, 'reading GeoTIFF needs rasterio: pip install "landslide_nb[geo]"') from None
     except (OSError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as e: raise PatchError(path, f'cannot be read ({str(e).splitlines()[0]})') from None
 
@@ -107,10 +109,10 @@ def mask_of(
 ) -> Path:
     "The mask of a patch: `mask_N` for `image_N`, or the same name, in the folder of masks beside its own, or in its own; `PatchError` where there is none"
     path = Path(path)
-    names = [path.stem.replace('image', 'mask', 1), *([path.stem] if path.parent.name in MASK_FOLDERS.values() else []), f'{path.stem}_mask', f'mask_{path.stem}']
-    folders = [*(path.parent.parent/k for k, v in MASK_FOLDERS.items() if v == path.parent.name), path.parent]
-    for o in (f/f'{name}{end}' for f in folders for name in names for end in PATCH_FILES):
-        if o != path and o.exists(): return o
+    names = [*([path.stem.replace('image', 'mask', 1)] if 'image' in path.stem else []), f'{path.stem}_mask', f'mask_{path.stem}']
+    folders = [(path.parent.parent/k, [*names, path.stem]) for k, v in MASK_FOLDERS.items() if v == path.parent.name] + [(path.parent, names)]
+    for o in (folder/f'{name}{end}' for folder, wanted in folders for name in wanted for end in PATCH_FILES):
+        if o.exists(): return o
     raise PatchError(path, 'has no mask beside it')
 
 # %% ../../nbs/17_data.block.ipynb #e0e277cc

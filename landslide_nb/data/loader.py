@@ -61,22 +61,32 @@ def as_file(
     return PatchFile(n, Path(o[0]), None if o[1] is None else Path(o[1]))
 
 # %% ../../nbs/19_data.loader.ipynb #5237b2bb
+def masks_of(
+    files # of patches
+) -> list|None: # of paths, None where no file has a mask
+    "The masks beside patches; `PatchError` where some have one and others none"
+    found = []
+    for f in files:
+        try: found.append(mask_of(f))
+        except PatchError: found.append(None)
+    if any(found) and None in found: raise PatchError(files[found.index(None)], 'has no mask beside it, while others have')
+    return found if any(found) else None
+
 def read_patches(
     files,   # of patches of any bands, all of one size
     bands,   # `Bands` that they hold
     progress: bool = False # show a bar
-) -> Split: # in memory; with masks where the first file has one
+) -> Split: # in memory; with masks where the files have them
     "Patches and the masks beside them, see `read_bands` and `mask_of`; `PatchError` names the first file that cannot be used"
     if not len(files): raise ValueError('no patches')
-    try: masked = bool(mask_of(files[0]))
-    except PatchError: masked = False
-    xs, ys = [], []
-    for f in with_bar(files, progress, 'reading patches'):
+    masks, xs, ys = masks_of(files), [], []
+    size = lambda a: ' x '.join(map(str, a.shape[-2:]))
+    for i, f in enumerate(with_bar(files, progress, 'reading patches')):
         xs.append(read_bands(f, bands))
-        if xs[-1].shape != xs[0].shape: raise PatchError(f, f'is {xs[-1].shape[1]} x {xs[-1].shape[2]} pixels, the first patch {xs[0].shape[1]} x {xs[0].shape[2]}')
-        if masked: ys.append(read_any_mask(mask_of(f)))
-        if masked and ys[-1].shape != xs[0].shape[1:]: raise PatchError(mask_of(f), f'is {ys[-1].shape[0]} x {ys[-1].shape[1]} pixels, its patch {xs[0].shape[1]} x {xs[0].shape[2]}')
-    return Split(np.stack(xs), np.stack(ys) if masked else None, bands=bands)
+        if xs[-1].shape != xs[0].shape: raise PatchError(f, f'is {size(xs[-1])} pixels, the first patch {size(xs[0])}')
+        if masks: ys.append(read_any_mask(masks[i]))
+        if masks and ys[-1].shape != xs[0].shape[1:]: raise PatchError(masks[i], f'is {size(ys[-1])} pixels, its patch {size(xs[0])}')
+    return Split(np.stack(xs), np.stack(ys) if masks else None, bands=bands)
 
 # %% ../../nbs/19_data.loader.ipynb #ce11b6e5
 def as_split(

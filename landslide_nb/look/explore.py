@@ -59,7 +59,7 @@ def opinion_of(
 ) -> torch.nn.Module:
     "A model that can be asked, as it is now"
     if isinstance(model, (str, Path)): model = load_run(model, default_device())[0]
-    return copy.deepcopy(getattr(model, 'model', model) if hasattr(model, 'dls') else model).eval() # a slider is answered while a cell may be training the model
+    return copy.deepcopy(model.model if hasattr(model, 'dls') else model).eval() # a slider is answered while a cell may be training the model
 
 # %% ../../nbs/54_look.explore.ipynb #569d8d75
 class Opinions:

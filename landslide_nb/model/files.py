@@ -203,7 +203,8 @@ def checked_bands(
     kinds = str, (int, float, type(None)), str, (int, float), (int, float)
     good = lambda b: isinstance(b, list) and len(b) == len(kinds) and all(isinstance(v, k) and not isinstance(v, bool) for v, k in zip(b, kinds))
     if not isinstance(d, list) or not 0 < len(d) <= 10_000 or not all(map(good, d)): raise ModelError(path, 'bands must be a list of name, wavelength, unit, mean and full scale')
-    if not all(0 < v < 1e30 for b in d for v in (*b[3:], b[1] or 1)): raise ModelError(path, 'bands have numbers that are not positive')
+    if not all(0 < len(b[0]) <= 64 and (b[0] + b[2]).isprintable() for b in d): raise ModelError(path, 'bands have names that cannot be shown')
+    if not all(0 < v < 1e30 for b in d for v in (*b[3:], 1 if b[1] is None else b[1])): raise ModelError(path, 'bands have numbers that are not positive')
     if len({b[0] for b in d}) < len(d): raise ModelError(path, 'two bands have the same name')
     return Bands(d)
 

@@ -15,7 +15,7 @@ from .grid import SceneError
 from .synthetic import L1C_BANDS
 
 # %% ../../nbs/73_scene.bands.ipynb #6a258aa3
-WANTED = tuple(b.name for b in [o for o in L4S if o.nm])
+WANTED = tuple(b.name for b in L4S if b.nm)
 CIRRUS = WANTED.index('B10')
 
 # %% ../../nbs/73_scene.bands.ipynb #1a39b13e

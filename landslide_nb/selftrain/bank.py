@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from ..data.arrays import release, scratch
 from ..model.dropout import DROP
+from ..model.files import unwrapped
 from ..predict.maps import query_teacher, teacher_answers
 from .selection import select_class_balanced
 
@@ -48,7 +49,7 @@ def frozen(
     model # gives logits, or None
 ):
     "A copy in eval mode: a student that is the same object may go on learning"
-    return model if model is None else copy.deepcopy(getattr(model, 'module', model)).eval()
+    return model if model is None else copy.deepcopy(unwrapped(model)).eval()
 
 # %% ../../nbs/41_selftrain.bank.ipynb #0d9d4a22
 class PseudoBank:

@@ -8,7 +8,6 @@ Docs: https://landslide-nb.github.io/landslide_nb/selftrain.callback.html.md"""
 __all__ = ['mixup', 'mixed_loss', 'SelfTraining']
 
 # %% ../../nbs/42_selftrain.callback.ipynb #8c791c9f
-import copy
 import numpy as np
 import torch
 from fastai.callback.core import Callback
@@ -19,7 +18,7 @@ from fastai.torch_core import to_device
 from fastai.vision.augment import RandTransform
 from fastcore.basics import listify, patch
 from ..data.block import BandImage, LandslideMask
-from .bank import PseudoBank
+from .bank import PseudoBank, frozen
 
 # %% ../../nbs/42_selftrain.callback.ipynb #fde93c6c
 def mixup(
@@ -126,18 +125,12 @@ def begin(self:SelfTraining):
 @patch
 def after_fit(self:SelfTraining): self.batches = None
 
-# %% ../../nbs/42_selftrain.callback.ipynb #dc4b31a1
-@patch
-def student(self:SelfTraining):
-    "A copy of the student of the moment, in eval mode"
-    return copy.deepcopy(getattr(self.model, 'module', self.model)).eval()
-
 # %% ../../nbs/42_selftrain.callback.ipynb #25e23250
 @patch
 def renew(self:SelfTraining):
     "Make the labels anew where it is time"
     if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
-        if self.from_student: self.bank.teacher = self.student()
+        if self.from_student: self.bank.teacher = frozen(self.model)
         self.bank.make()
         self.batches = self.resumed = None
 

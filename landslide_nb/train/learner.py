@@ -81,10 +81,8 @@ def bands_and_scaling(
     dls # of patches
 ) -> tuple: # `Bands`, `Scaling`
     "Of the training patches alone: a model that saw the range of the patches it is judged on would be judged too well"
-    ds = dls.train_ds
-    if hasattr(ds, 'measure_scaling'): return ds.bands, ds.measure_scaling()
-    bands = bands_of(ds[0][0])
-    return bands, measure_scaling((np.asarray(o[0]) for o in ds), bands)
+    ds, bands = dls.train_ds, bands_of(dls.train_ds[0][0])
+    return bands, ds.measure_scaling() if hasattr(ds, 'measure_scaling') else measure_scaling((np.asarray(o[0]) for o in ds), bands)
 
 # %% ../../nbs/67_train.learner.ipynb #8ae2980b
 def landslide_learner(
@@ -104,7 +102,7 @@ def landslide_learner(
 ) -> LandslideLearner:
     "A Learner for patches; `ValueError` for a backbone or an architecture that is not known"
     if init is not None: return load_segmenter(init, dls, loss_func=loss_func, metrics=metrics, opt_func=opt_func, lr=lr, wd=wd, amp=amp, **kwargs)
-    zoom = (train_size(dls) or 0) / dls.train_ds.x.shape[-1] or 1.
+    zoom = (train_size(dls) or 0) / dls.train_ds[0][0].shape[-1] or 1.
     bands, scaling = bands_and_scaling(dls)
     model = create_segmenter(arch, backbone, bands, pretrained=pretrained, zoom=zoom, drop=drop, scaling=scaling)
     return made_learner(dls, model, loss_func, metrics, opt_func, lr, wd, amp, **kwargs)
@@ -157,9 +155,9 @@ def load_segmenter(
     device = None,   # fastai's default by default
     **kwargs         # passed as to `landslide_learner`, such as `lr`
 ) -> LandslideLearner:
-    "A Learner for a saved model; `ModelError` for a folder that holds none"
+    "A Learner for a saved model; `ModelError` for a folder that holds none, or a model of other bands than the loaders'"
     device = torch.device(device or (dls.device if dls is not None else None) or default_device())
-    model, info = load_for_patches(folder, device, bands=None)
+    model, info = load_for_patches(folder, device, bands=None if dls is None else bands_of(dls.train_ds[0][0]))
     learn = made_learner(no_patches(model.bands, device) if dls is None else dls, model, **kwargs)
     learn.recipe = info.recipe
     return learn
