@@ -27,8 +27,7 @@ from fastai.learner import Learner
 
 from landslide_nb.core.precision import amp_dtype, autocast
 from landslide_nb.data.folders import patch_files
-from landslide_nb.data.landscape import LABELLED
-from landslide_nb.data.synth import synth_patch, write_world
+from landslide_nb.data.synth import LABELLED, synth_patch, write_world
 from landslide_nb.data.store import Split, read_split, pack_data
 from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment

@@ -26,9 +26,8 @@ from torch import nn
 
 from landslide_nb.core.base import atomic_path
 from landslide_nb.data.bands import L4S
-from landslide_nb.data.landscape import LABELLED, UNSEEN
+from landslide_nb.data.synth import LABELLED, UNSEEN, synth_patch
 from landslide_nb.data.store import Split, read_split
-from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.dropout import dropout_site
 from landslide_nb.model.files import load_for_patches
 from landslide_nb.model.uncertainty import Symmetric, UNCERTAINTIES

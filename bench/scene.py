@@ -26,8 +26,7 @@ from rasterio.windows import Window
 
 from landslide_nb.core.precision import amp_dtype
 from landslide_nb.data.bands import L4S
-from landslide_nb.data.landscape import UNSEEN
-from landslide_nb.data.synth import synth_patch
+from landslide_nb.data.synth import UNSEEN, synth_patch
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import save_model
 from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, UTM, to_dn

@@ -13,7 +13,7 @@ from .data.hdf5 import *
 from .data.folders import *
 from .data.arrays import *
 from .data.check import *
-from .data.landscape import *
+from .data.terrain import *
 from .data.synth import *
 from .data.block import *
 from .data.store import *
@@ -47,7 +47,6 @@ from .train.processes import *
 from .train.stage import *
 from .train.run import *
 from .train.learner import *
-from .train.ground import *
 from .scene.grid import *
 from .scene.terrain import *
 from .scene.synthetic import *

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from landslide_nb.predict import crf
-from landslide_nb.data.landscape import LABELLED
-from landslide_nb.data.synth import synth_patch
+from landslide_nb.data.synth import LABELLED, synth_patch
 from landslide_nb.predict.crf import crf_backend, crf_mask, crf_split, search_crf
 
 ABSENT = '''

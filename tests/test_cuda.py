@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from landslide_nb.data.landscape import LABELLED, UNSEEN
+from landslide_nb.data.synth import LABELLED, UNSEEN, synth_patch
 from landslide_nb.data.store import Split, on_device
-from landslide_nb.data.synth import synth_patch
 from landslide_nb.model.files import load_for_patches
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.predict.crf import CRFParams, guide_image

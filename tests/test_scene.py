@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from landslide_nb.data.landscape import UNSEEN
-from landslide_nb.data.synth import synth_patch, write_world
+from landslide_nb.data.synth import UNSEEN, synth_patch, write_world
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import save_model
 from landslide_nb.scene.grid import SceneError

@@ -7,11 +7,10 @@ import pytest
 from test_commands import run
 
 from landslide_nb.data.store import Split, read_split
-from landslide_nb.data.synth import write_world
+from landslide_nb.data.synth import write_world, synth_patch
 from landslide_nb.model.files import load_for_patches, model_folder
 from landslide_nb.predict.maps import evaluate
 from landslide_nb.predict.adapt import adapt_to_region
-from landslide_nb.train.ground import ground_patch
 
 REAL = Path(__file__).parents[2]/'shared/data/l4s_real'
 
@@ -24,7 +23,7 @@ def test_it_is_small_and_has_a_card():
 
 def test_it_knows_mountains_that_it_has_not_seen():
     model, info = load_for_patches('starter')
-    x, y = (np.stack(o) for o in zip(*(ground_patch((12345, i)) for i in range(12))))
+    x, y = (np.stack(o) for o in zip(*(synth_patch(None, (12345, i)) for i in range(12))))
     assert evaluate(model, Split(x, y, [*range(1, 13)]))['f1'] > .7
 
 

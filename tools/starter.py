@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from landslide_nb.core.base import atomic_path, with_bar
 from landslide_nb.data.store import Split
-from landslide_nb.train.ground import ground_patch
+from landslide_nb.data.synth import synth_patch
 from landslide_nb.train.recipe import Stage
 from landslide_nb.train.stage import train_stage
 
@@ -27,7 +27,7 @@ def make_part(out, seed, k):
     path = out/f'part-{k}.npz'
     if path.exists(): return
     torch.set_num_threads(1)
-    x, y = (np.stack(o) for o in zip(*(ground_patch((seed, PART*k + i)) for i in range(PART))))
+    x, y = (np.stack(o) for o in zip(*(synth_patch(None, (seed, PART*k + i)) for i in range(PART))))
     with atomic_path(path) as tmp: np.savez(tmp, x=x, y=y)
 
 

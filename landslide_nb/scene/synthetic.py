@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from ..core.base import PatchError, atomic_path
 from ..data.bands import L4S
-from ..data.landscape import PIXEL, UNSEEN
-from ..data.synth import synth_patch
+from ..data.terrain import PIXEL
+from ..data.synth import UNSEEN, synth_patch
 from .grid import geo
 
 # %% ../../nbs/72_scene.synthetic.ipynb #316fb30b
