@@ -79,10 +79,10 @@ def rgb(self: Bands):
 
 # %% ../../nbs/10_data.bands.ipynb #b033bcf8
 def bands_of(
-    x,           # patch or patches, bands third from last; a `BandImage` or a `Split` knows its own
+    x,           # patch or patches, bands third from last; a `BandImage` or a `Split` has its own
     bands = None # `Bands`, where they are known
 ) -> Bands:
-    "The bands of a patch: as given, or its own, or by their number; `ValueError` for another number of bands than that, or one that says nothing"
+    "The bands of a patch: as given, or its own, or by their number; `ValueError` for another number of bands than that, or an ambiguous one"
     n = getattr(x, 'x', x).shape[-3]
     res = bands or getattr(x, 'bands', None) or {len(o): o for o in (L4S, RGB)}.get(n)
     if res is None: raise ValueError(f'{n} bands: name them (bands=…)')
@@ -166,7 +166,7 @@ def unit_fault(
     x: np.ndarray, # `(12, N)` pixels of the optical bands in benchmark units; NaN all over in a band that is not there
     level2: bool = False # surface reflectance, which has lost the light of the air
 ) -> str|None:
-    "Why numbers cannot be reflectance in the benchmark's units, whatever the ground is; None where they can be"
+    "Why values cannot be reflectance in the benchmark's units, on any land cover; None where they can be"
     mid = np.array([np.median(o) for o in x])
     if not mid[np.isfinite(mid)].any(): return 'half of the pixels of every band are 0'
     name, means = L4S.names[:12], L4S.means[:12]
@@ -187,7 +187,7 @@ def unit_fault(
 def patches_fault(
     x: np.ndarray # `(14, N)` pixels of patches
 ) -> str|None:
-    "Why patches cannot be in the benchmark's units, whatever the ground is; None where they can be"
+    "Why patches cannot be in the benchmark's units, on any land cover; None where they can be"
     optical = x[L4S.optical]
     if optical.min() >= 0 and optical.max() <= 1 and np.ptp(optical) > .5: return 'no optical band is anywhere above 1: min-max scaled? The benchmark has raw numbers divided by `L4S.means`'
     if (fault := unit_fault(optical)): return f'{fault}. Raw numbers are divided by `L4S.means`'

@@ -73,7 +73,7 @@ MOST  = dict(classes=10_000, zoom=16, drop=.999)
 # %% ../../nbs/24_model.files.ipynb #88b21e55
 def can_be(
     key: str, # of `KINDS`
-    value     # whatever the file says
+    value     # from the file
 ) -> bool:
     "Whether the value is of the key's kind and, if a number, positive (a dropout: or 0) and not beyond all reason"
     if not isinstance(value, KINDS[key]) or isinstance(value, bool): return False
@@ -110,7 +110,7 @@ def planned(
 ) -> dict: # name -> tensor without memory
     "The weights that a model has; `ValueError` where it cannot be made"
     try:
-        with torch.device('meta'): plan = create_segmenter(**config, bands=bands) # takes no memory, whatever the file asks for
+        with torch.device('meta'): plan = create_segmenter(**config, bands=bands) # takes no memory, whatever sizes the file names
     except NotImplementedError: plan = create_segmenter(**config, bands=bands) # some networks compute as they are made, which older PyTorch cannot do there
     return plan.state_dict()
 
@@ -277,7 +277,7 @@ def load_for_patches(
     device = 'cpu',# where to put it
     bands: Bands = L4S # of the patches that it is wanted for; None for any
 ) -> tuple: # the model in eval mode and its `ModelInfo`
-    "`load_model` for use on patches; `ModelError` where the model does not know its scaling, takes other bands or gives other classes"
+    "`load_model` for use on patches; `ModelError` where the model has no scaling, takes other bands or gives other classes"
     net, info = load_model(path, device)
     if info.format == SCALED and info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
     if info.config['classes'] != 2: raise ModelError(path, f"the model gives {info.config['classes']} classes, expected 2")

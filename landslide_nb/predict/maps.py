@@ -1,4 +1,4 @@
-"""What a model says of patches and how sure it is; mask files, the submission, and scores of folders
+"""Probability and uncertainty of patches; mask files, the submission, and scores of folders
 
 Docs: https://landslide-nb.github.io/landslide_nb/predict.maps.html.md"""
 
@@ -89,7 +89,7 @@ def teacher_answers(
     progress: bool = True,# show a bar
     **kwargs              # passed to `query_batch`
 ): # yields landslide probability and uncertainty, both `(B, H, W)` float32 arrays, batch by batch
-    "Ask the teacher about every batch"
+    "Query the teacher about every batch"
     for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
         yield query_batch(teacher, b[0] if isinstance(b, (tuple, list)) else b, seed=None if seed is None else seed + i, **kwargs)
 
@@ -122,7 +122,7 @@ def query_teacher(
     progress: bool = True,# show a bar
     answer: str = 'plain',# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
     kind: str = 'logits', # of `UNCERTAINTIES`
-    answers = teacher_answers # asks, batch by batch; another one can deal the batches out to several machines
+    answers = teacher_answers # predicts batch by batch; another one can distribute the batches over several processes
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
     "The teacher's probability, and its uncertainty, for every patch; an unknown `answer` or `kind` raises `ValueError`"
     with evaluating(teacher):
