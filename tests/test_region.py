@@ -9,7 +9,7 @@ import torch
 
 from landslide_nb.app.commands import adapt_command, map_command, predict
 from landslide_nb.data.bands import L4S
-from landslide_nb.data.hdf5 import read_mask, write_patch
+from landslide_nb.data.files import read_mask, write_patch
 from landslide_nb.data.synth import LABELLED, UNSEEN, synth_patch
 from landslide_nb.data.store import Split
 from landslide_nb.model.files import load_model, save_model

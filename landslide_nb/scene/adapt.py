@@ -15,8 +15,7 @@ import json
 from fastai.torch_core import default_device
 from ..core.base import InputError, PatchError, write_json, with_bar
 from ..data.bands import PATCH
-from ..data.arrays import release, scratch
-from ..data.store import Split, read_split
+from ..data.store import Split, read_split, release, scratch
 from ..model.files import load_for_patches, save_model, ModelError, ModelInfo, is_starter, load_model
 from ..predict.maps import unlabelled_dl
 from ..predict.adapt import adapt_to_region

@@ -15,7 +15,7 @@ from fastai.vision.augment import RandTransform
 from fastcore.basics import patch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from ..data.arrays import release, scratch
+from ..data.store import release, scratch
 from ..model.dropout import DROP
 from ..model.files import unwrapped
 from ..predict.maps import query_teacher, teacher_answers
