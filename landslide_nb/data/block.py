@@ -11,7 +11,7 @@ __all__ = ['BandImage', 'LandslideMask', 'BandBlock', 'MaskBlock', 'BatchAugment
 import math
 from functools import partial
 from pathlib import Path
-import fastai.interpret # before its `plot_top_losses` is taught patches
+import fastai.interpret # before `plot_top_losses` gets a method for patches
 import numpy as np
 import torch
 import torch.nn.functional as F

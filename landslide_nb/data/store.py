@@ -31,7 +31,7 @@ def scratch(
 # %% ../../nbs/13_data.store.ipynb #41251585
 def release(a): # any array
     "Give back the memory behind an array that is mapped from a file; what was written to it stays"
-    if isinstance(a, np.memmap) and hasattr(mmap, 'MADV_DONTNEED'): a._mmap.madvise(mmap.MADV_DONTNEED)
+    if getattr(a, '_mmap', None) is not None and hasattr(mmap, 'MADV_DONTNEED'): a._mmap.madvise(mmap.MADV_DONTNEED)
 
 # %% ../../nbs/13_data.store.ipynb #9da81552
 KEEP = 2**28 # bytes of a map whose pages are not released
@@ -45,8 +45,9 @@ def open_map(path): # `.npy` file
 
 def copy_rows(a, idxs): # positions along the first axis
     "Some rows of an array, mapped or in memory, or of a tensor, as an array in memory"
-    if not isinstance(a, np.memmap): return a[idxs] if isinstance(a, np.ndarray) else a[idxs].cpu().numpy()
-    if a._mmap.size() < a.offset + a.nbytes: raise PatchError(a.filename, 'the file was cut short while it was in use')
+    if not isinstance(a, np.ndarray): return a[idxs].cpu().numpy()
+    if (mapped := getattr(a, '_mmap', None)) is None: return a[idxs]
+    if mapped.size() < a.offset + a.nbytes: raise PatchError(a.filename, 'the file was cut short while it was in use')
     res = np.asarray(a[idxs])
     if a.nbytes > KEEP: release(a)
     return res
@@ -393,7 +394,7 @@ def pack_data(
     out,                   # folder of the store
     dtype = np.float32,    # float32, or float16 for half the room
     progress: bool = True, # show bars
-    bad: list = None,      # takes the faults of patches that are left out, which are looked for first; without it the first is raised
+    bad: list = None,      # takes the faults of patches that are left out, found in a first pass; without it the first is raised
     bands: Bands = None    # of the files, which may then be of any format and of one size divisible by 32; the benchmark's by default
 ) -> dict: # the index
     "Pack every split of a data set; `PatchError` names a file that cannot be used, `InputError` where a store is there already or there is no room"
