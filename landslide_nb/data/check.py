@@ -174,20 +174,6 @@ def check_folders(
     if sample and (fault := patches_fault(np.concatenate(sample, 1), read.bands or L4S)): bad.append(PatchError(img, fault))
     return len(imgs), len(ms)
 
-# %% ../../nbs/14_data.check.ipynb #84ba9cec
-def check_split(
-    split: Split,          # of a packed store
-    path,                  # of its patches, for the message
-    progress: bool = True, # show a bar
-    bad: list = None       # takes the patches that differ; without it the first is raised
-) -> int: # patches that were compared
-    "Compare a split with its checksums; `PatchError` where it is not whole"
-    if not isinstance(split.crc32, list) or len(split.crc32) != len(split): raise PatchError(path.parent/'index.json', 'lacks checksums')
-    for i in with_bar(range(len(split)), progress, f'checking {path.stem}'):
-        if checksum(split.x[i], None if split.y is None else split.y[i]) != split.crc32[i]:
-            note_fault(PatchError(path, f'patch {split.ns[i]} is not what was packed'), bad)
-    return len(split)
-
 # %% ../../nbs/14_data.check.ipynb #89a7512b
 def check_store(
     root,                  # packed store
@@ -197,9 +183,18 @@ def check_store(
     "Read the whole store and compare its checksums; `PatchError` names the first patch that differs"
     index, n = open_store(root), 0
     if index is None: raise PatchError(root, 'not a packed store')
-    for split in index['splits']:
-        try: n += check_split(stored_split(root, index, split), Path(root)/f'{split}-x.npy', progress, bad)
-        except PatchError as e: note_fault(e, bad)
+    for name in index['splits']:
+        try: split = stored_split(root, index, name)
+        except PatchError as e:
+            note_fault(e, bad)
+            continue
+        if not isinstance(split.crc32, list) or len(split.crc32) != len(split):
+            note_fault(PatchError(Path(root)/'index.json', f'lacks checksums of split {name!r}'), bad)
+            continue
+        for i in with_bar(range(len(split)), progress, f'checking {name}'):
+            if checksum(split.x[i], None if split.y is None else split.y[i]) != split.crc32[i]:
+                note_fault(PatchError(Path(root)/f'{name}-x.npy', f'patch {split.ns[i]} is not what was packed'), bad)
+        n += len(split)
     return n
 
 # %% ../../nbs/14_data.check.ipynb #e17f4f40
