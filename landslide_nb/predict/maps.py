@@ -16,8 +16,7 @@ import torch
 import zipfile
 from contextlib import closing, nullcontext
 from pathlib import Path
-from ..core.base import PatchError, note_fault, atomic_path, with_bar
-from ..core.precision import autocast, cast_once
+from ..core.base import PatchError, note_fault, atomic_path, with_bar, autocast, cast_once
 from ..data.hdf5 import read_mask, shape_text, write_h5, write_mask
 from ..data.folders import listed, numbered, unique
 from ..data.arrays import release, scratch
