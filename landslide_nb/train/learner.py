@@ -66,7 +66,8 @@ class LandslideLearner(Learner):
     def fit(self, *args, **kwargs):
         "fastai's `fit`; `ValueError` for an empty training loader, or for fastai's own `CutMix`"
         if not len(self.dls.train): raise ValueError('there is nothing to learn from: no batch in the training loader')
-        if any(type(cb) is CutMix for cb in (*self.cbs, *listify(kwargs.get('cbs')))): raise ValueError('CutMix mixes labels, not masks: use MaskCutMix')
+        cbs = *self.cbs, *listify(kwargs.get('cbs'))
+        if any(type(cb) is CutMix for cb in cbs): raise ValueError('CutMix mixes labels, not masks: use MaskCutMix')
         return super().fit(*args, **kwargs)
 
     def _do_one_batch(self):

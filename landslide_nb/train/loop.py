@@ -75,17 +75,14 @@ class MetricsCSV(Callback):
         self.losses = []
         if not rank_distrib(): self.write()
 
+    def write(self): # atomically: a reader never sees half a row
+        with atomic_path(self.path) as tmp, open(tmp, 'w', newline='') as f:
+            w = csv.DictWriter(f, COLUMNS, restval='')
+            w.writeheader()
+            w.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
+
     def state_dict(self): return dict(rows=self.rows, losses=self.losses, seconds=time.perf_counter() - self.start)
     def load_state_dict(self, d, at=0): self.resumed = d
-
-# %% ../../nbs/63_train.loop.ipynb #afbf896f
-@patch
-def write(self:MetricsCSV):
-    "Write all rows, atomically: a reader never sees half a row"
-    with atomic_path(self.path) as tmp, open(tmp, 'w', newline='') as f:
-        w = csv.DictWriter(f, COLUMNS, restval='')
-        w.writeheader()
-        w.writerows({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
 
 # %% ../../nbs/63_train.loop.ipynb #ab5e5233
 def read_metrics(
@@ -239,17 +236,13 @@ class Resume(Callback):
         if not self.begun and not self.state['at']: self.set_random()
 
     def set_random(self): set_random_state(self.state['random'])
-    def before_batch(self): self.begin()
-    def after_train(self): self.begin() # no batch of the epoch may be left
 
-# %% ../../nbs/63_train.loop.ipynb #470e0c72
-@patch
-def begin(self:Resume):
-    "Once, before the first batch"
-    if self.begun: return
-    s, learn, self.begun = self.state, self.learn, True
-    learn.train_iter = s['train_iter']
-    if s['scaler'] and hasattr(learn, 'scaler'): learn.scaler.load_state_dict(s['scaler'])
-    if s['at']:
-        learn.pct_train = s['pct_train']
-        if hasattr(learn, 'checkpoint'): learn.checkpoint.at = s['at']
+    def before_batch(self):
+        if self.begun: return
+        self.begun, self.learn.train_iter = True, self.state['train_iter']
+        if self.state['scaler'] and hasattr(self.learn, 'scaler'): self.learn.scaler.load_state_dict(self.state['scaler'])
+        if not self.state['at']: return
+        self.learn.pct_train = self.state['pct_train']
+        if hasattr(self.learn, 'checkpoint'): self.learn.checkpoint.at = self.state['at']
+
+    after_train = before_batch # where no batch of the epoch is left

@@ -197,7 +197,7 @@ def train_stage(
     known: dict = {},      # further facts about the region, for the model's description
     cbs: tuple = ()        # further callbacks of the Learner
 ) -> torch.nn.Module: # in eval mode; also saved under `out`
-    "Train one stage and write its model and, after any iterations, `metrics.csv` and `curves.png`; until the model is there, a killed one can be resumed"
+    "Train one stage and write its model, `metrics.csv` and `curves.png`; a killed training can be resumed until the model is there"
     device, out = torch.device(device or default_device()), Path(out)
     path, rows = out/'checkpoint.pt', []
     state = own_chance(load_checkpoint(path), seed) if resume else None
