@@ -137,15 +137,15 @@ def set_random_state(
 # %% ../../nbs/63_train.loop.ipynb #ffa40388
 @contextmanager
 def patient_interrupt():
-    "Within the block, Ctrl-C only sets `asked` while `busy` is set; a second one, or one at another time, stops at once"
-    stop = SimpleNamespace(asked=False, busy=False)
+    "Within the block, Ctrl-C only sets `requested` while `busy` is set; a second one, or one at another time, stops at once"
+    stop = SimpleNamespace(requested=False, busy=False)
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield stop
         return
     def handle(number, frame):
-        if stop.asked or not stop.busy: raise KeyboardInterrupt
-        stop.asked = True
+        if stop.requested or not stop.busy: raise KeyboardInterrupt
+        stop.requested = True
         print('\nstopping after this batch, with a checkpoint (Ctrl-C again: stop at once)', file=sys.stderr)
     signal.signal(signal.SIGINT, handle)
     try: yield stop
@@ -168,7 +168,7 @@ class Checkpoint(Callback):
         stop = None           # from `patient_interrupt`
     ):
         self.path, self.seconds = Path(path), seconds
-        self.stop, self.at = stop or SimpleNamespace(asked=False, busy=False), 0
+        self.stop, self.at = stop or SimpleNamespace(requested=False, busy=False), 0
 
     def before_fit(self):
         dl = self.dls.train
@@ -182,7 +182,7 @@ class Checkpoint(Callback):
             tempfile.TemporaryFile(dir=self.path.parent).close()
         except OSError as e: raise InputError(self.path, os.strerror(e.errno)) from None
 
-    def due(self): return self.stop.asked or time.perf_counter() - self.last >= self.seconds
+    def due(self): return self.stop.requested or time.perf_counter() - self.last >= self.seconds
     def before_train(self): self.stop.busy = True
     def after_train(self): self.stop.busy, self.at = False, 0
 
@@ -190,7 +190,7 @@ class Checkpoint(Callback):
         if not self.training: return
         self.at += 1
         if self.due(): self.save(self.epoch, self.at)
-        if self.stop.asked: raise KeyboardInterrupt
+        if self.stop.requested: raise KeyboardInterrupt
 
     def after_epoch(self):
         if self.epoch + 1 < self.n_epoch and self.due(): self.save(self.epoch + 1, 0)

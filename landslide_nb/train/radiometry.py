@@ -54,7 +54,7 @@ def relit(
     return ((1 + z.tan() * facing) / (1 + south**2 + east**2).sqrt()).clamp(.2, 3)
 
 # %% ../../nbs/60_train.radiometry.ipynb #fcc76ac5
-def sun(optical, terrain, nm):
+def illumination(optical, terrain, nm):
     "Illumination by a sun 25 to 75 degrees high, in the south or the north, blended in with weight 0.5"
     n = len(optical)
     light = relit(terrain[:, 1], spread(15, 65, optical, n), spread(90, 270, optical, n) + 180*(spread(0, 1, optical, n) < .2))
@@ -108,14 +108,14 @@ def terrain(optical, terrain, nm):
     return optical, torch.stack([slope, mean + stretch*(dem - mean) + spread(-1000, 1000, optical, n, 1, 1)], 1)
 
 # %% ../../nbs/60_train.radiometry.ipynb #ceec91f3
-EFFECTS = dict(terrain=terrain, sun=sun, gain=gain, blur=blur, haze=haze, cirrus=cirrus, noise=noise)
+EFFECTS = dict(terrain=terrain, illumination=illumination, gain=gain, blur=blur, haze=haze, cirrus=cirrus, noise=noise)
 
 # %% ../../nbs/60_train.radiometry.ipynb #f7deac05
 class Radiometry(RandTransform):
     "Radiometric augmentation of training patches; labels do not change"
     order, split_idx = 15, 0 # before `BatchAugment`
     def __init__(self,
-        effects = tuple(EFFECTS), # names of `EFFECTS`; 'sun' and 'terrain' need slope and elevation
+        effects = tuple(EFFECTS), # names of `EFFECTS`; 'illumination' and 'terrain' need slope and elevation
         p: float = .5             # probability of each, for each patch
     ):
         super().__init__(p=1.)
@@ -127,7 +127,7 @@ class Radiometry(RandTransform):
         unit, nm = reflectance_units(bands).to(x.device), torch.tensor([b.nm for b in bands if b.nm], dtype=torch.float32, device=x.device)
         optical, ground = np.flatnonzero(bands.optical).tolist(), [bands.at(k) for k in ('slope', 'dem') if k in bands.names]
         a = x.as_subclass(torch.Tensor) * unit
-        for k in [k for k in self.effects if len(ground) == 2 or k not in ('sun', 'terrain')]:
+        for k in [k for k in self.effects if len(ground) == 2 or k not in ('illumination', 'terrain')]:
             on, new = (torch.rand(len(a)) < self.chance).to(a.device)[:, None, None, None], a.clone()
             new[:, optical], new[:, ground] = EFFECTS[k](a[:, optical], a[:, ground], nm)
             a = torch.where(on, new, a)
