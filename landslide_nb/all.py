@@ -55,7 +55,6 @@ from .scene.windows import *
 from .scene.strips import *
 from .scene.layers import *
 from .scene.map import *
-from .scene.event import *
 from .scene.adapt import *
 from .scene.cut import *
 from .scene.checked import *

@@ -104,9 +104,9 @@ def test_the_files_of_a_map(world, mapped):
 
 
 def test_the_mask_is_the_crfs_and_the_probability_the_networks(world, mapped, tmp_path):
-    kwargs = dict(dem=world/'dem.tif', uncertainty=True, progress=False, **KWARGS)
-    map_scene(world/'model', world/'scene.tif', tmp_path/'m', crf=True, crf_prob=True, **kwargs)
-    map_scene(world/'model', world/'scene.tif', tmp_path/'plain', **kwargs)
+    kwargs, scene = dict(uncertainty=True, progress=False, **KWARGS), Scene(world/'scene.tif', world/'dem.tif')
+    map_scene(world/'model', scene, tmp_path/'m', crf=True, crf_prob=True, **kwargs)
+    map_scene(world/'model', scene, tmp_path/'plain', **kwargs)
     assert {o.name for o in (tmp_path/'m').iterdir()} == {*FILES[:3], 'crf.tif', 'quicklook.png', 'composite.jpg', 'map.json'}
     for o in ('mask.tif', 'probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
     for o in ('probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (tmp_path/'plain'/o).read_bytes(), o
@@ -316,7 +316,7 @@ def test_in_another_crs_it_is_the_same_ground(world, tmp_path, crs):
     assert .7 < ok.mean() <= 1
     mine, theirs = (o[:, k].mean(1) for o, k in ((x, ok), (y, whole)))
     assert np.allclose(mine, theirs, rtol=.03), mine/theirs
-    info = map_scene(world/'model', tmp_path/'o.tif', tmp_path/'m', world/'dem.tif', device='cpu', polygons='gpkg', threshold=0., progress=False)
+    info = map_scene(world/'model', s, tmp_path/'m', device='cpu', polygons='gpkg', threshold=0., progress=False)
     assert abs(info['result']['area_m2'] / (3200/.9996)**2 - 1) < .03, info['result']
 
 
@@ -324,7 +324,7 @@ def test_half_a_scene_of_nothing(world, tmp_path):
     with rasterio.open(world/'scene.tif') as src: a = src.read()
     a[:, :, 180:] = 0
     write_raster(tmp_path/'o.tif', a, names=L1C_BANDS)
-    map_scene(world/'model', tmp_path/'o.tif', tmp_path/'m', world/'dem.tif', device='cpu', progress=False)
+    map_scene(world/'model', Scene(tmp_path/'o.tif', world/'dem.tif'), tmp_path/'m', device='cpu', progress=False)
     mask = read(tmp_path/'m/mask.tif')
     assert (mask[:, 180:] == 255).all() and (mask[:200, :180] != 255).all()
 

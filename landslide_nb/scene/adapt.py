@@ -1,4 +1,4 @@
-"""A scene as a region: its patches, a model adapted to it, and self-training on it
+"""A scene as unlabelled patches, batch-norm adaptation to it, and self-training on it
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.adapt.html.md"""
 
@@ -7,17 +7,17 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.adapt.html.md"""
 # %% auto #0
 __all__ = ['adapt']
 
-# %% ../../nbs/80_scene.adapt.ipynb #be7a6c62
+# %% ../../nbs/80_scene.adapt.ipynb #47047f8a
+import json, warnings
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-import json
 from fastai.torch_core import default_device
-from ..core.base import InputError, PatchError, write_json, with_bar
+from ..core.base import InputError, InputWarning, PatchError, write_json, with_bar
 from ..data.bands import PATCH
 from ..data.arrays import release, scratch
 from ..data.store import Split, read_split
-from ..model.files import load_for_patches, save_model, ModelError, ModelInfo, is_starter, load_model
+from ..model.files import ModelInfo, is_starter, load_for_patches, load_model, save_model
 from ..predict.maps import unlabelled_dl
 from ..predict.adapt import adapt_to_region
 from ..selftrain.bank import PseudoBank
@@ -28,148 +28,132 @@ from .grid import SceneError
 from .sentinel import Scene
 from .windows import checksum, fingerprint
 
-# %% ../../nbs/80_scene.adapt.ipynb #1c7a5b23
+# %% ../../nbs/80_scene.adapt.ipynb #d5ec036b
+def as_scene(
+    scene # a `Scene`, or the path of one that needs no options
+) -> Scene:
+    "The scene, opened if it is a path; each of its notes becomes an `InputWarning`"
+    scene = scene if isinstance(scene, Scene) else Scene(scene)
+    for o in scene.notes: warnings.warn(f'{scene.path}: {o}', InputWarning, stacklevel=3)
+    return scene
+
+# %% ../../nbs/80_scene.adapt.ipynb #0dad1d55
 def scene_split(
-    scene: Scene,       # to read from
-    size: int = PATCH,  # pixels of a window
-    holes: float = .02, # share of a window that may be holes
-    most: int = 2000,   # windows to draw
-    seed: int = 0,      # of the draw
+    scene: Scene,         # to read from
+    size: int = PATCH,    # pixels of a window
+    holes: float = .02,   # share of a window that may be holes
+    windows: int = 2000,  # to draw
+    seed: int = 0,        # of the draw
     progress: bool = True # show a bar
 ) -> Split: # without masks
-    "Windows of a scene as a split, from all of it whatever the region of interest; `SceneError` where there are none without holes"
+    "Windows from the whole scene, whatever the region of interest; `SceneError` where all have holes"
     h, w = (o // size for o in scene.grid.shape)
     order = np.random.default_rng(seed).permutation(h * w)
-    x, kept = scratch((min(most, h * w), 14, size, size), np.float32), []
-    for n in with_bar(order, progress, 'reading the scene'):
-        if len(kept) == len(x): break
-        a, ok = scene.read(int(n) // w * size, int(n) % w * size, size, size, everywhere=True)
+    x, n = scratch((min(windows, h * w), 14, size, size), np.float32), 0
+    for k in with_bar(order, progress, 'reading the scene'):
+        if n == len(x): break
+        a, ok = scene.read(int(k) // w * size, int(k) % w * size, size, size, everywhere=True)
         if (~ok).mean() > holes: continue
-        x[len(kept)] = a
-        kept.append(int(n))
-        if len(kept) % 64 == 0: release(x)
-    if not kept: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
-    return Split(x[:len(kept)], None, list(range(1, len(kept) + 1)))
+        x[n], n = a, n + 1
+        if n % 64 == 0: release(x)
+    if not n: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
+    return Split(x[:n], None, list(range(1, n + 1)))
 
-# %% ../../nbs/80_scene.adapt.ipynb #36215340
-def adapted_model(
-    model,        # folder of a trained model
-    scene: Scene, # to take it to
-    out,          # folder for it there
-    most: int = 128, # windows to measure
-    bs: int = 16, # windows a batch
-    seed: int = 0,# of the windows
-    device = 'cpu', # where to measure
-    amp: bool = True, # mixed precision, where the device has it, for the maps before and after
+# %% ../../nbs/80_scene.adapt.ipynb #1b32df23
+def adapt_to_scene(
+    model,              # folder of a trained model
+    scene: Scene,       # to adapt it to
+    out,                # folder of the adapted model
+    windows: int = 128, # of the scene that are measured
+    bs: int = 16,       # windows a batch
+    seed: int = 0,      # of the choice of windows
+    device = 'cpu',     # where they are measured
+    amp: bool = True,   # mixed precision, where the device has it, for the maps before and after
     progress: bool = True # show bars
 ) -> dict: # an `Adaptation` as a dict, with the source model's path and checksum, the scene, and a line to show
-    "A model taken to a scene by its statistics and saved; one that is there already, from the same model and scene, is left as it is"
-    about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], most=most, seed=seed)
+    "Adapt a model's batch norms to a scene and save it; a model that was adapted before from the same model and scene is kept"
+    about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], windows=windows, seed=seed)
     net, info = load_for_patches(model, device)
     if (Path(out)/'model.json').exists() and (was := load_for_patches(out)[1].adapted) and all(was.get(k) == v for k, v in about.items()): return was
-    net, done = adapt_to_region(net, scene_split(scene, most=most, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
+    net, done = adapt_to_region(net, scene_split(scene, windows=windows, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
     about.update(asdict(done), line=str(done))
     save_model(out, net, info.recipe, about)
     return about
 
-# %% ../../nbs/80_scene.adapt.ipynb #5440e187
-def load_pair(
-    model,         # folder of a trained model, from which the student starts
-    teacher = None # folder of another model that makes the pseudo labels
-) -> tuple: # models by name, 'student' and 'teacher'; what is known of the student's
-    "The two models of an adaptation"
-    student, info = load_for_patches(model)
-    if not teacher: return dict(student=student, teacher=student), info
-    return dict(student=student, teacher=load_for_patches(teacher)[0]), info
-
-# %% ../../nbs/80_scene.adapt.ipynb #1d4e0e5f
+# %% ../../nbs/80_scene.adapt.ipynb #b6bcab94
 def own_stage(
-    info: ModelInfo, # of the student: its architecture, backbone and zoom, and the radiometric augmentation it was trained under
-    iters: int,      # iterations
-    lr: float,       # learning rate at the start
-    bs: int,         # labelled patches a batch, and as many windows
-    labelled: bool = True, # whether there are labelled patches; without them the windows and their pseudo labels take their place
-    **fields         # further fields of the `Stage`, which win over these
+    info: ModelInfo,       # of the student: its architecture, backbone, zoom and radiometric augmentation
+    labelled: bool = True, # whether there are labelled patches; without them the pseudo-labelled windows take their place
+    iters: int = 2000,     # iterations
+    **fields               # further fields of the `Stage`, which win over the model's own
 ) -> Stage:
-    "The stage that goes on with a model"
+    "The stage that continues a model's training"
     config = info.config
-    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH),
-               name='adapted', init='student', unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean',
-               iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
+    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), name='adapted', init='student',
+               unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean', lr=.005, iters=iters, every=max(iters // 10, 1))
     if labelled: own.update(teacher='teacher', radiometry=info.radiometry)
     return Stage(**{**own, **fields})
 
-# %% ../../nbs/80_scene.adapt.ipynb #5dac2a64
+# %% ../../nbs/80_scene.adapt.ipynb #d320c52e
 def pseudo_labelled(
-    teacher,         # gives logits, on its device
-    split: Split,    # windows of the scene
-    stage: Stage,    # names the kept shares and the passes
-    seed: int,       # of the passes
-    amp: bool,       # mixed precision where the device has it
-    progress: bool   # show a bar
-) -> Split: # the same windows with masks, 255 where the teacher is not sure; without, where the stage will not be trained
-    "Windows as labelled patches, where nobody has labelled any; the teacher is adapted to them first"
-    region = Region(stage, split, amp, False)
-    teacher = region.take(teacher)
+    teacher,       # gives logits, on its device
+    split: Split,  # windows of the scene
+    stage: Stage,  # names the kept shares and the passes
+    seed: int,     # of the passes
+    amp: bool,     # mixed precision where the device has it
+    progress: bool # show a bar
+) -> Split: # the same windows with masks, 255 where the teacher is uncertain; without masks where the stage has no iterations
+    "Windows as labelled patches, by a teacher that is adapted to them first"
+    teacher = Region(stage, split, amp, False).take(teacher)
     if not stage.iters: return split
     dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
     return Split(split.x, bank.labels, split.ns)
 
-# %% ../../nbs/80_scene.adapt.ipynb #e527ece3
+# %% ../../nbs/80_scene.adapt.ipynb #e839709d
 def adapt(
     model,               # folder of a trained model, or 'starter', from which the student starts
-    scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
+    scene,               # a `Scene`, or its path
     out,                 # folder of the adapted model
     data = None,         # labelled patches, a data folder in either layout or a packed store; without them the scene's pseudo labels are all there is
-    dem = None,          # elevation model that reaches as far as the scene
-    bands: str = None,   # names of the bands in the file, where it has no descriptions
-    offset: float = None,# DN to take off, from the metadata by default
-    teacher = None,      # folder of another model that makes the pseudo labels
-    iters: int = None,   # iterations, 0 for the statistics alone; by default 2000, 300 without labelled patches, and none for the starter
-    lr: float = .005,    # learning rate at the start
-    bs: int = 16,        # labelled patches a batch, and as many windows
-    most: int = 2000,    # windows of the scene to learn from
+    teacher = None,      # folder of another model that makes the pseudo labels; the model itself by default
+    windows: int = 2000, # windows of the scene to learn from, at most
     seed: int = 0,       # of everything random
-    device = None,       # fastai's default by default
+    device: str = None,  # such as 'cuda' or 'cpu', the best there is by default
     amp: bool = True,    # mixed precision where the device has it
     progress: bool = True, # show bars and reports
-    warn = None,         # called with a line about anything a person should know
-    resume: bool = False,# go on with an adaptation that was killed, at the same settings
+    resume: bool = False,# go on with an adaptation that was stopped, at the same settings
     checkpoint: float = 120, # seconds between two checkpoints
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
-    mask = None,         # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: bool = False, # go on with numbers that no landscape has
-    **fields             # further fields of the `Stage`, such as `keep` or `passes`
+    **fields             # of the `Stage`: `iters` (0 for the statistics alone; by default 2000, 300 without labelled patches, none for the starter), `lr`, `bs`, ...
 ): # the adapted model, in eval mode; also saved under `out`
-    "The scene's statistics, then self-training on it; refuses a folder that holds a model; `InputError` for anything that cannot be used"
+    "Adapt a model's batch norms to a scene, then self-train on it; refuses a folder that holds a model; `InputError` for anything that cannot be used"
     out, device = Path(out), device or default_device()
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
-    models, info = load_pair(model, teacher)
-    for o in models.values(): o.to(device)
-    s, labelled = Scene(scene, dem, bands, offset, quantification, mask=mask, force=force), read_split(data, 'train', progress=progress) if data else None
+    student, info = load_for_patches(model, device)
+    models = dict(student=student, teacher=load_for_patches(teacher, device)[0] if teacher else student)
+    scene, labelled = as_scene(scene), read_split(data, 'train', progress=progress) if data else None
     if labelled and labelled.y is None: raise PatchError(data, "split 'train' has no masks")
-    for o in s.notes: (warn or print)(f'{s.path}: {o}')
-    split = scene_split(s, most=most, seed=seed, progress=progress)
-    if iters is None: iters = 0 if is_starter(model) else 2000 if labelled else 300
-    stage = own_stage(info, iters, lr, bs, bool(labelled), **fields)
-    about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in s.files()],
+    split = scene_split(scene, windows=windows, seed=seed, progress=progress)
+    iters = 0 if is_starter(model) else 2000 if labelled else 300
+    stage = own_stage(info, bool(labelled), **{'iters': iters, **fields})
+    about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in scene.files()],
                  labelled=labelled and labelled.digest(), stage=asdict(stage), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
-    known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene))
+    known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene.path))
     patches = labelled or pseudo_labelled(models['teacher'], split, stage, seed, amp, progress)
     res = train_stage(stage=stage, data=dict(train=patches, test=split), models=models, out=out, seed=seed, device=device,
                       amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, known=known)
-    write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=dem and str(dem), data=data and str(data),
-                                      labelled=labelled and len(labelled), windows=len(split), notes=s.notes))
+    write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=scene.args['dem'], data=data and str(data),
+                                      labelled=labelled and len(labelled), windows=len(split), notes=scene.notes))
     return res
 
-# %% ../../nbs/80_scene.adapt.ipynb #8b430617
-def what_became(
+# %% ../../nbs/80_scene.adapt.ipynb #b8f8758e
+def outcome_line(
     out,  # folder of an adapted model
     scene # it was adapted to
 ) -> str:
-    "Whether it was trained, taken there by its statistics, or left"
+    "Whether a model was trained on a scene, adapted by its statistics alone, or left as it was"
     if (Path(out)/'metrics.csv').exists(): return f'adapted to {scene}'
-    if json.loads((Path(out)/'adapt.json').read_text(encoding='utf-8')).get('outcome') == 'adapted': return f'taken to {scene} by its statistics alone (--iters N trains it there too)'
+    if json.loads((Path(out)/'adapt.json').read_text(encoding='utf-8')).get('outcome') == 'adapted':
+        return f'adapted to {scene} by its batch-norm statistics alone (--iters N trains on it too)'
     return f'left as it was (--iters N trains it on {scene} all the same)'
