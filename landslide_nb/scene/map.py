@@ -25,7 +25,7 @@ from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
 from .sentinel import Scene
-from .windows import Cut, Predictor, checksum, fingerprint
+from .windows import Windows, Predictor, checksum, fingerprint
 from .strips import Strips, begin, close_client, crf_strips, dask_client, net_strips
 from .layers import find_polygons, polygon_frame, tiled, write_cog, write_polygons, write_quicklook
 from .adapt import adapt_to_scene, as_scene
@@ -235,7 +235,7 @@ def map_scene(
     out, work, start = Path(out), Path(out)/'.partial', time.perf_counter()
     check_request(out, polygons, crf, crf_prob)
     how, s, sha = Inference(**inference), as_scene(scene), checksum(model)
-    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(Cut(*s.grid.shape, how.size, how.overlap, how.bs)),
+    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(Windows(*s.grid.shape, how.size, how.overlap, how.bs)),
                uncertainty=asked_kind(uncertainty), passes=how.passes, drop=how.drop, seed=how.seed, amp=how.amp,
                device=str(how.device or default_device()), symmetries=bool(symmetries))
     about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=dict(backend=crf_backend(job['device']), **asdict(CRFParams())) if crf else None,

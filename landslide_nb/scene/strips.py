@@ -17,14 +17,14 @@ from fastcore.basics import patch
 from ..core.base import InputError, atomic_path, write_json, with_bar
 from ..predict.crf import CRFParams, banded_crfs, crf_pool, guide_bands
 from .sentinel import Scene
-from .windows import Cut, Predictor, answers, blend, cut_windows, first_needed
+from .windows import Windows, Predictor, answers, blend, cut_windows, first_needed
 
 # %% ../../nbs/78_scene.strips.ipynb #a1fb043a
 class Strips:
     "The finished strips of a map in a folder"
     def __init__(self,
         folder,     # where they are
-        cut: Cut,   # of the scene
+        cut: Windows,   # of the scene
         name: str   # such as 'net' or 'crf'
     ): self.folder, self.cut, self.name = Path(folder), cut, name
 

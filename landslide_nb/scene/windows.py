@@ -24,11 +24,13 @@ from .sentinel import Scene
 
 # %% ../../nbs/77_scene.windows.ipynb #488b50a0
 def starts(
-    n: int,      # pixels of the scene along an axis
-    size: int,   # of a window
-    overlap: int # pixels that two windows share
+    n: int,       # pixels of the scene along an axis
+    size: int,    # of a window
+    overlap: int, # pixels that two windows share; negative: pixels between them
+    whole: bool = False # only full steps from the first pixel on; otherwise the last window is shifted to end with the scene
 ) -> list: # first pixel of each window
-    "Where windows begin"
+    "Where windows begin along an axis"
+    if whole: return [*range(0, n - size + 1, size - overlap)]
     return [0] if n <= size else [*range(0, n - size, size - overlap), n - size]
 
 # %% ../../nbs/77_scene.windows.ipynb #c07164fc
@@ -45,27 +47,30 @@ def taper(
 
 # %% ../../nbs/77_scene.windows.ipynb #d984bbeb
 @dataclass(frozen=True)
-class Cut:
-    "How a scene is cut into windows and those into batches"
-    height: int       # rows of the scene
-    width: int        # columns
-    size: int = PATCH # pixels of a window
-    overlap: int = 32 # pixels that neighbours share
-    bs: int = 16      # windows a batch
+class Windows:
+    "The windows of a scene, in rows from top to bottom"
+    height: int         # rows of the scene
+    width: int          # columns
+    size: int = PATCH   # pixels of a window
+    overlap: int = 32   # pixels that neighbours share; negative: pixels between them
+    bs: int = 16        # windows a batch
+    whole: bool = False # see `starts`
 
-    def __post_init__(self):
+    @property
+    def tops(self): return starts(self.height, self.size, self.overlap, self.whole)
+    @property
+    def lefts(self): return starts(self.width, self.size, self.overlap, self.whole)
+    @property
+    def corners(self): return [(r, c) for r in self.tops for c in self.lefts] # first row and column of each window
+
+    def check_overlap(self):
+        "`InputError` where the overlap is too small or too large for blending"
         most = 3 * self.size // 4
-        if not 8 <= self.overlap <= most:
-            raise InputError('--overlap', f'must be 8 or more, so that no seam is seen, and at most {most}, not {self.overlap}')
-
-    @property
-    def tops(self): return starts(self.height, self.size, self.overlap)
-    @property
-    def lefts(self): return starts(self.width, self.size, self.overlap)
+        if not 8 <= self.overlap <= most: raise InputError('--overlap', f'must be from 8, below which seams show, to {most}, not {self.overlap}')
 
 # %% ../../nbs/77_scene.windows.ipynb #c7f90177
 @patch
-def batches(self:Cut,
+def batches(self:Windows,
     i: int # number of a row of windows
 ) -> list: # of lists of positions in `lefts`
     "The batches of a row: fixed, whoever asks for them"
@@ -73,7 +78,7 @@ def batches(self:Cut,
     return [list(range(a, min(a + self.bs, n))) for a in range(0, n, self.bs)]
 
 @patch
-def rows(self:Cut,
+def rows(self:Windows,
     i: int # number of a row of windows
 ) -> tuple: # first row of the scene, and the one after the last
     "What is final once row `i` of windows is there"
@@ -82,7 +87,7 @@ def rows(self:Cut,
 
 # %% ../../nbs/77_scene.windows.ipynb #42e48cbe
 @patch
-def weight(self:Cut,
+def weight(self:Windows,
     i: int, # number of a row of windows
     j: int  # position in `lefts`
 ) -> np.ndarray: # `(size, size)`
@@ -92,7 +97,7 @@ def weight(self:Cut,
 
 # %% ../../nbs/77_scene.windows.ipynb #c7f569e5
 def blend(
-    cut: Cut,       # of the scene
+    cut: Windows,       # of the scene
     layers: int,    # maps a window has, such as probability and uncertainty
     windows,        # function of a row's number that yields `(j, (layers, size, size))` for those that are not all holes
     first: int = 0  # row of windows from which strips are wanted
@@ -114,7 +119,7 @@ def blend(
         with np.errstate(invalid='ignore'): yield i, (acc[:layers, :n] / acc[layers, :n])[..., :cut.width]
 
 def first_needed(
-    cut: Cut,  # of the scene
+    cut: Windows,  # of the scene
     first: int # row of windows from which strips are wanted
 ) -> int:
     "The first row of windows that reaches into that strip"
@@ -123,7 +128,7 @@ def first_needed(
 # %% ../../nbs/77_scene.windows.ipynb #a9a8acaf
 def cut_windows(
     scene: Scene, # to read from
-    cut: Cut,     # of it
+    cut: Windows,     # of it
     i: int,       # row of windows
     js: list      # neighbouring positions in the row
 ): # yields position, window `(14, size, size)` in benchmark units, and which pixels are real
@@ -160,11 +165,13 @@ def fingerprint(
 class Predictor:
     "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for patches"
     def __init__(self,
-        job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, kind of uncertainty or None, passes, drop, seed, amp, device
+        job: dict,   # model, its sha256, arguments of `Scene` and `Windows`, kind of uncertainty or None, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
+        self.cut = Windows(**job['cut'])
+        self.cut.check_overlap()
         self.take(job)
-        self.scene, self.cut = scene or Scene(**job['scene']), Cut(**job['cut'])
+        self.scene = scene or Scene(**job['scene'])
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + bool(job['uncertainty']), 0.
 
