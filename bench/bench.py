@@ -51,7 +51,7 @@ from landslide_nb.train.loop import nesterov
 from landslide_nb.train.stage import train_stage
 from landslide_nb.scene.explore import MapShell, explore_map
 from landslide_nb.scene.map import map_scene
-from landslide_nb.scene.sentinel import Scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
 
 BS = 8

@@ -28,7 +28,7 @@ from landslide_nb.predict.maps import score_masks
 from landslide_nb.scene.adapt import adapt
 from landslide_nb.scene.checked import adapt_checked, write_checked
 from landslide_nb.scene.map import map_scene
-from landslide_nb.scene.sentinel import Scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
 
 HERE = Path(__file__).parent

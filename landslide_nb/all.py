@@ -50,9 +50,8 @@ from .train.learner import *
 from .scene.grid import *
 from .scene.terrain import *
 from .scene.synthetic import *
-from .scene.sentinel import *
+from .scene.reader import *
 from .scene.windows import *
-from .scene.strips import *
 from .scene.layers import *
 from .scene.map import *
 from .scene.adapt import *

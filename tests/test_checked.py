@@ -13,7 +13,7 @@ from landslide_nb.model.files import load_model, save_model
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.scene.checked import CheckedMap, read_checked, write_checked
 from landslide_nb.scene.cut import cut_scene
-from landslide_nb.scene.sentinel import Scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
 from landslide_nb.scene.adapt import scene_split
 from landslide_nb.app.commands import adapt_command, cut, map_command, score

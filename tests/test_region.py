@@ -150,7 +150,7 @@ def test_a_scene_adapts_a_model_without_labelled_patches(model, scene, tmp_path,
 def test_an_adaptation_killed_after_training_goes_on_to_the_same_model(model, scene, tmp_path, monkeypatch, capsys):
     "Statistics are measured after the last iteration: a kill before that must not leave a model that looks finished"
     from landslide_nb.scene.adapt import adapt
-    from landslide_nb.scene.sentinel import Scene
+    from landslide_nb.scene.reader import Scene
     from landslide_nb.train.stage import Region
     def killed(*args): raise KeyboardInterrupt
     kwargs, ground = dict(iters=2, bs=4, device='cpu', progress=False), Scene(scene/'scene.tif', scene/'dem.tif')

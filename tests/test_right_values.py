@@ -15,7 +15,7 @@ from landslide_nb.model.files import save_model
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.scene.grid import SceneError
 from landslide_nb.scene.map import SceneMap
-from landslide_nb.scene.sentinel import Scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, write_raster, write_scene
 from test_commands import run
 from test_scene import ok, refused_here

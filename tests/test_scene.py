@@ -17,7 +17,7 @@ from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import save_model
 from landslide_nb.scene.grid import SceneError
 from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, to_dn, write_raster
-from landslide_nb.scene.sentinel import WANTED, Scene
+from landslide_nb.scene.reader import WANTED, Scene
 from landslide_nb.scene.map import map_scene
 from landslide_nb.app.commands import adapt_command, map_command, synth
 from test_commands import BIN, refused, run

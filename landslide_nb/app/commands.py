@@ -49,7 +49,7 @@ def cut(
 ):
     "Cut a scene and the outlines of its landslides into labelled patches, for landslide-check and landslide-train; with --aoi only windows in it, the part that was searched for landslides"
     from landslide_nb.scene.cut import cut_scene
-    from landslide_nb.scene.sentinel import Scene
+    from landslide_nb.scene.reader import Scene
     check_range(0, .9, valid=cutting['valid'])
     print(cut_scene(Scene(scene, dem, **reading), polygons, data, split, **cutting))
 
@@ -297,7 +297,7 @@ def map_command(
 ):
     "Map the landslides of a whole Sentinel-2 scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
     from landslide_nb.scene.map import map_scene, map_scenes, open_scenes
-    from landslide_nb.scene.sentinel import Scene
+    from landslide_nb.scene.reader import Scene
     check_needs(mapping['crf'], 'crf', crf_prob=mapping['crf_prob'])
     settings = dict(mapping, uncertainty=uncertainty, polygons=polygons, adapt=False if no_adapt else adapt or None, dask=dask, **inference)
     scenes = scene if isinstance(scene, (list, tuple)) else [scene]
@@ -330,7 +330,7 @@ def adapt_command(
     "Adapt a model to a scene: its batch-norm statistics, then self-training on its windows, or training on a checked map"
     from landslide_nb.scene.adapt import adapt, outcome_line
     from landslide_nb.scene.checked import adapt_checked
-    from landslide_nb.scene.sentinel import Scene
+    from landslide_nb.scene.reader import Scene
     teacher, fields = training.pop('teacher'), {k: v for k, v in dict(iters=iters, lr=lr, bs=bs).items() if v is not None}
     if labels and teacher: raise InputError('--teacher', 'has no meaning with --labels: the model itself labels unchecked pixels')
     if labels and iters is not None: check_range(1, None, iters=iters)

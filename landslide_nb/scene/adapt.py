@@ -25,7 +25,7 @@ from ..train.recipe import Stage
 from ..train.stage import Region, train_stage
 from ..train.run import begin_run
 from .grid import SceneError
-from .sentinel import Scene
+from .reader import Scene
 from .windows import checksum, fingerprint
 
 # %% ../../nbs/80_scene.adapt.ipynb #d5ec036b

@@ -26,9 +26,8 @@ from ..predict.adapt import adapt_to_region
 from ..train.recipe import Stage
 from ..train.run import begin_run
 from ..train.stage import stage_bank, train_stage
-from .grid import Grid, SceneError, geo, grid_of, open_raster
-from .area import Shapes, read_frame
-from .sentinel import Scene
+from .grid import Grid, SceneError, Shapes, geo, grid_of, open_raster, read_frame
+from .reader import Scene
 from .adapt import as_scene, own_stage, scene_split
 from .windows import checksum, fingerprint, starts
 

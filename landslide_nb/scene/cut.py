@@ -19,9 +19,8 @@ from ..core.base import InputError, with_bar
 from ..data.bands import PATCH
 from ..data.folders import LAYOUTS, SPLITS
 from ..data.hdf5 import write_mask, write_patch
-from .grid import Grid, SceneError, geo
-from .area import Shapes
-from .sentinel import Scene
+from .grid import Grid, SceneError, Shapes, geo
+from .reader import Scene
 from .adapt import as_scene
 
 # %% ../../nbs/84_scene.cut.ipynb #866c7ed2

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from fastcore.basics import patch
 from ..core.base import InputError
 
@@ -123,6 +124,18 @@ def lonlat(
         x, y = transformed(grid.crs, 'EPSG:4326', np.ravel(x), np.ravel(y))
     return tuple(np.reshape(o, rows.shape).astype(float) for o in (x, y))
 
+# %% ../../nbs/70_scene.grid.ipynb #21782907
+def lattice(
+    src,       # open raster
+    grid: Grid # of the scene
+) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene
+    "Where a scene would lie in a raster; one in degrees may be a turn of 360 away, east or west"
+    r, c = np.meshgrid(*(np.linspace(0, o, 33) for o in grid.shape), indexing='ij')
+    x, y = grid.xy(r.ravel(), c.ravel())
+    if src.crs != geo().crs.CRS.from_wkt(grid.crs): x, y = transformed(grid.crs, src.crs, x, y)
+    a, b, c, d, e, f = tuple(~src.transform)[:6]
+    return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
+
 # %% ../../nbs/70_scene.grid.ipynb #539975fc
 A, E2 = 6378137., .00669437999014 # WGS 84: equatorial radius in metres, eccentricity squared
 def ellipsoid_step(
@@ -172,3 +185,112 @@ class PixelSize:
     ) -> np.ndarray: # `(2, len(rows), len(cols))`: width and height
         "The size of every pixel of a window"
         return from_lattice(self.nodes, self.at, rows, cols)
+
+# %% ../../nbs/70_scene.grid.ipynb #4f6fc2a1
+def read_frame(
+    path,            # any file of polygons that GDAL reads
+    layer: str = None# the layer to prefer, where a file has several; its first by default
+): # `geopandas.GeoDataFrame`
+    "The rows of a file that have a place; `SceneError` where it cannot be read"
+    try: import geopandas, pyogrio
+    except ImportError as e: raise InputError('geopandas', f"files of polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
+    if not Path(path).exists(): raise SceneError(path, 'no such file')
+    try:
+        names = geopandas.list_layers(path).name.tolist()
+        frame = geopandas.read_file(path, engine='pyogrio', layer=layer if layer in names else names[0] if names else None)
+        return frame[frame.geometry.notna() & ~frame.geometry.is_empty]
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, AttributeError, ValueError) as e:
+        raise SceneError(path, f'neither a file of polygons nor a raster ({" ".join(str(e).split())[:80]})') from None
+
+def around_180(
+    shape # shapely polygon in degrees
+):
+    "A polygon that goes more than half around the Earth is one across the 180th meridian, whose eastern half was given negative longitudes"
+    import shapely
+    west, _, east, _ = shape.bounds
+    return shapely.transform(shape, lambda o: np.stack([o[:, 0] % 360, o[:, 1]], 1)) if east - west > 180 else shape
+
+# %% ../../nbs/70_scene.grid.ipynb #f2c0f007
+def on_grid(
+    shapes,    # `geopandas.GeoSeries`
+    grid: Grid,# of the scene
+    path       # where they are from, for messages
+) -> tuple: # their polygons in the grid's coordinates, each under the index of its row; how many rows crossed themselves and were repaired
+    "Polygons where a scene is; `SceneError` where there are none or nothing says where they are"
+    only = lambda o: o[o.geom_type == 'Polygon']
+    shapes = only(shapes.explode()).force_2d()
+    if not len(shapes): raise SceneError(path, 'holds no polygons')
+    if shapes.crs is None: raise SceneError(path, 'has no coordinate reference system')
+    if shapes.crs.is_geographic: shapes = shapes.apply(around_180)
+    crossed = shapes.index[~shapes.is_valid].nunique()
+    if crossed: shapes = only(shapes.make_valid().explode().explode())
+    shapes = shapes.to_crs(grid.crs)
+    if grid.geographic: shapes = pd.concat([shapes.translate(k) for k in (0, 360, -360)])
+    return shapes, crossed
+
+# %% ../../nbs/70_scene.grid.ipynb #6201758e
+class Shapes:
+    "Polygons on the grid of a scene; `SceneError` where none of them touches it"
+    def __init__(self,
+        path,       # any file of polygons that GDAL reads
+        grid: Grid, # of the scene
+        touched: bool = True, # every pixel that a polygon touches; otherwise those whose centre lies in one
+        shapes = None # `geopandas.GeoSeries`, where they are at hand
+    ):
+        self.grid, self.touched = grid, touched
+        shapes, self.repaired = on_grid(read_frame(path).geometry if shapes is None else shapes, grid, path)
+        a, b, c, d, e, f = tuple(~grid.affine)[:6]
+        x0, y0, x1, y1 = shapes.bounds.to_numpy().T
+        cols, rows = (np.stack([p*x + q*y + r for x in (x0, x1) for y in (y0, y1)]) for p, q, r in ((a, b, c), (d, e, f)))
+        ends = np.stack([rows.min(0), rows.max(0), cols.min(0), cols.max(0)], 1)
+        near = np.isfinite(ends).all(1) & (ends[:, 0] < grid.height) & (ends[:, 1] > 0) & (ends[:, 2] < grid.width) & (ends[:, 3] > 0)
+        self.shapes, self.ends, self.near, self.all = list(shapes[near]), ends[near], shapes.index[near].nunique(), shapes.index.nunique()
+        if not self.shapes: raise SceneError(path, 'does not touch the scene')
+
+    def __call__(self,
+        row: int,    # first row of a window
+        col: int,    # first column
+        height: int, # rows
+        width: int   # columns
+    ) -> np.ndarray: # `(height, width)` bool
+        "Which pixels of a window are a polygon's"
+        rio, g = geo(), self.grid
+        top, bottom, left, right = self.ends.T
+        here = np.flatnonzero((top < row + height) & (bottom > row) & (left < col + width) & (right > col))
+        if not len(here): return np.zeros((height, width), bool)
+        (a, b, _, d, e, _), (x, y) = g.transform, g.xy(row, col)
+        return rio.features.rasterize([self.shapes[i] for i in here], (height, width), transform=rio.Affine(a, b, x, d, e, y), all_touched=self.touched, dtype='uint8') > 0
+
+# %% ../../nbs/70_scene.grid.ipynb #3f8f28c4
+class Mask:
+    "Pixels to be left out: those of a raster that are not 0, or that polygons touch; `SceneError` where it cannot be used"
+    def __init__(self,
+        path,      # a raster of any grid, or any file of polygons
+        grid: Grid # of the scene
+    ):
+        self.path, self.vrts, self.shapes, rio = Path(path), [], None, geo()
+        try: src = open_raster(path)
+        except SceneError:
+            self.shapes = Shapes(path, grid)
+            return
+        if src.crs is None: raise SceneError(path, 'has no coordinate reference system')
+        if src.count != 1: raise SceneError(path, f'has {src.count} bands: a mask has one, 0 where a pixel counts')
+        touches = lambda o, n: o.min() < n and o.max() > 0
+        turns = [k for k, (col, row) in lattice(src, grid).items() if touches(col, src.width) and touches(row, src.height)]
+        if not turns: raise SceneError(path, 'does not touch the scene')
+        self.vrts = [rio.vrt.WarpedVRT(src, **grid.profile, src_transform=rio.Affine.translation(-k, 0) * src.transform, resampling=rio.enums.Resampling.nearest,
+                                       tolerance=.01, src_nodata=None, nodata=None) for k in turns]
+        values = np.unique(self.vrts[0].read(1, out_shape=tuple(min(o, 512) for o in grid.shape)))
+        if (values != 0).sum() > 1: raise SceneError(path, f'holds {len(values)} values, such as {values[0]:g} and {values[-1]:g}: a mask has 0 where a pixel counts and one other where it does not')
+
+    def __call__(self,
+        row: int,    # first row of a window
+        col: int,    # first column
+        height: int, # rows
+        width: int   # columns
+    ) -> np.ndarray: # `(height, width)` bool
+        "Which pixels of a window are to be left out; `SceneError` where a block of the file is corrupt"
+        if self.shapes: return self.shapes(row, col, height, width)
+        rio = geo()
+        try: return np.any([o.read(1, window=rio.windows.Window(col, row, width, height)) != 0 for o in self.vrts], 0)
+        except rio.errors.RasterioError as e: raise SceneError(self.path, f'cannot be read ({str(e).splitlines()[0]})') from None

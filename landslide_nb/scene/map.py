@@ -24,9 +24,8 @@ from ..model.files import is_starter, model_folder
 from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
-from .sentinel import Scene
-from .windows import Windows, Predictor, checksum, fingerprint
-from .strips import Strips, begin, close_client, crf_strips, dask_client, net_strips
+from .reader import Scene
+from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint, net_strips
 from .layers import find_polygons, polygon_frame, tiled, write_cog, write_polygons, write_quicklook
 from .adapt import adapt_to_scene, as_scene
 

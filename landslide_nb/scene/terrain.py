@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .grid import Grid, PixelSize, SceneError, geo, open_raster, thinned, transformed
+from .grid import Grid, PixelSize, SceneError, geo, lattice, open_raster, thinned
 
 # %% ../../nbs/71_scene.terrain.ipynb #c47164b2
 def horn_slope(
@@ -28,17 +28,6 @@ def horn_slope(
     return np.degrees(np.arctan(np.hypot(p, q)))
 
 # %% ../../nbs/71_scene.terrain.ipynb #38e1f479
-def lattice(
-    src,       # open raster
-    grid: Grid # of the scene
-) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene
-    "Where a scene would lie in a raster; one in degrees may be a turn of 360 away, east or west"
-    r, c = np.meshgrid(*(np.linspace(0, o, 33) for o in grid.shape), indexing='ij')
-    x, y = grid.xy(r.ravel(), c.ravel())
-    if src.crs != geo().crs.CRS.from_wkt(grid.crs): x, y = transformed(grid.crs, src.crs, x, y)
-    a, b, c, d, e, f = tuple(~src.transform)[:6]
-    return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
-
 def within(
     src,      # open raster
     col, row  # of points, in its pixels
