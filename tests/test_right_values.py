@@ -92,7 +92,7 @@ def test_the_units_are_found_wherever_they_stand(scene, files, tmp_path, form):
     s = Scene(FORMS[form](tmp_path, dn), scene/'dem.tif')
     x, whole = s.read(0, 0, 256, 256)
     keep = [i for i in range(14) if i != 9]
-    assert whole.all() and np.abs(x - right)[keep].max() < 5e-3, (s.told, s.notes)
+    assert whole.all() and np.abs(x - right)[keep].max() < 5e-3, (s.known, s.notes)
 
 
 @pytest.mark.parametrize('dn, kwargs', [(lambda a: np.rint(a/10).astype(np.uint16), {}), (lambda a: (a*7).astype(np.uint16), {}),

@@ -38,7 +38,7 @@ def synth(
     print(f'{train} labelled, {valid} + {test} unlabelled patches in {out}')
 
 # %% ../../nbs/93_app.commands.ipynb #b479d3fe
-@command(reading=options_of('scene.sentinel.Scene', 'reads'), cutting=options_of('scene.cut.cut_scene'))
+@command(reading=options_of('scene.reader.Scene', 'reads'), cutting=options_of('scene.cut.cut_scene'))
 def cut(
     scene: str,    # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     dem: str,      # elevation model that reaches as far as the scene, any raster of heights
@@ -283,7 +283,7 @@ def demo(
     print(run_demo(out, seed) if repeats == 1 else run_demos(out, range(seed, seed + repeats)))
 
 # %% ../../nbs/93_app.commands.ipynb #bca9a069
-@command(reading=options_of('scene.sentinel.Scene', 'reads'), mapping=options_of('scene.map.map_scene'), inference=options_of('scene.map.Inference', 'size'))
+@command(reading=options_of('scene.reader.Scene', 'reads'), mapping=options_of('scene.map.map_scene'), inference=options_of('scene.map.Inference', 'size'))
 def map_command(
     model: str,           # folder of a trained stage (model.safetensors and model.json), or starter
     scene: Annotated[str, dict(nargs='+')], # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder; of several the options stand before MODEL or after OUT
@@ -298,7 +298,9 @@ def map_command(
     "Map the landslides of a whole Sentinel-2 scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
     from landslide_nb.scene.map import map_scene, map_scenes, open_scenes
     from landslide_nb.scene.reader import Scene
+    from landslide_nb.scene.windows import model_bands
     check_needs(mapping['crf'], 'crf', crf_prob=mapping['crf_prob'])
+    reading['reads'] = model_bands(model)
     settings = dict(mapping, uncertainty=uncertainty, polygons=polygons, adapt=False if no_adapt else adapt or None, dask=dask, **inference)
     scenes = scene if isinstance(scene, (list, tuple)) else [scene]
     if len(scenes) == 1: return print(map_line(map_scene(model, Scene(scenes[0], **reading), out, **settings)['result'], out))
@@ -316,7 +318,7 @@ def map_line(
     return f'{res["pixels"]} pixels in {out}, {share:.2f} % landslide' + (f', {res["landslides"]} polygons' if 'landslides' in res else '')
 
 # %% ../../nbs/93_app.commands.ipynb #f40525b8
-@command(reading=options_of('scene.sentinel.Scene', 'reads', 'aoi'), training=options_of('scene.adapt.adapt'))
+@command(reading=options_of('scene.reader.Scene', 'reads', 'aoi'), training=options_of('scene.adapt.adapt'))
 def adapt_command(
     model: str,           # folder of a trained stage, or starter, from which the student starts
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from fastai.torch_core import default_device
 from ..core.base import InputError, InputWarning, PatchError, write_json, with_bar
-from ..data.bands import PATCH
+from ..data.bands import L4S, PATCH, Bands
 from ..data.arrays import release, scratch
 from ..data.store import Split, read_split
 from ..model.files import ModelInfo, is_starter, load_for_patches, load_model, save_model
@@ -30,10 +30,11 @@ from .windows import checksum, fingerprint
 
 # %% ../../nbs/80_scene.adapt.ipynb #d5ec036b
 def as_scene(
-    scene # a `Scene`, or the path of one that needs no options
+    scene, # a `Scene`, or the path of one that needs no options
+    reads: Bands = L4S # bands of the model, for a path
 ) -> Scene:
     "The scene, opened if it is a path; each of its notes becomes an `InputWarning`"
-    scene = scene if isinstance(scene, Scene) else Scene(scene)
+    scene = scene if isinstance(scene, Scene) else Scene(scene, reads=reads)
     for o in scene.notes: warnings.warn(f'{scene.path}: {o}', InputWarning, stacklevel=3)
     return scene
 
@@ -49,7 +50,7 @@ def scene_split(
     "Windows from the whole scene, whatever the region of interest; `SceneError` where all have holes"
     h, w = (o // size for o in scene.grid.shape)
     order = np.random.default_rng(seed).permutation(h * w)
-    x, n = scratch((min(windows, h * w), 14, size, size), np.float32), 0
+    x, n = scratch((min(windows, h * w), len(scene.reads), size, size), np.float32), 0
     for k in with_bar(order, progress, 'reading the scene'):
         if n == len(x): break
         a, ok = scene.read(int(k) // w * size, int(k) % w * size, size, size, everywhere=True)
@@ -57,7 +58,7 @@ def scene_split(
         x[n], n = a, n + 1
         if n % 64 == 0: release(x)
     if not n: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
-    return Split(x[:n], None, list(range(1, n + 1)))
+    return Split(x[:n], bands=scene.reads)
 
 # %% ../../nbs/80_scene.adapt.ipynb #1b32df23
 def adapt_to_scene(
@@ -73,8 +74,8 @@ def adapt_to_scene(
 ) -> dict: # an `Adaptation` as a dict, with the source model's path and checksum, the scene, and a line to show
     "Adapt a model's batch norms to a scene and save it; a model that was adapted before from the same model and scene is kept"
     about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], windows=windows, seed=seed)
-    net, info = load_for_patches(model, device)
-    if (Path(out)/'model.json').exists() and (was := load_for_patches(out)[1].adapted) and all(was.get(k) == v for k, v in about.items()): return was
+    net, info = load_for_patches(model, device, scene.reads)
+    if (Path(out)/'model.json').exists() and (was := load_for_patches(out, bands=scene.reads)[1].adapted) and all(was.get(k) == v for k, v in about.items()): return was
     net, done = adapt_to_region(net, scene_split(scene, windows=windows, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
     about.update(asdict(done), line=str(done))
     save_model(out, net, info.recipe, about)

@@ -25,7 +25,7 @@ from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
 from .reader import Scene
-from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint, net_strips
+from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint, model_bands, net_strips
 from .layers import find_polygons, polygon_frame, tiled, write_cog, write_polygons, write_quicklook
 from .adapt import adapt_to_scene, as_scene
 
@@ -233,7 +233,7 @@ def map_scene(
     "Map a scene; refuses a finished map, continues an unfinished one; `InputError` for anything that cannot be mapped"
     out, work, start = Path(out), Path(out)/'.partial', time.perf_counter()
     check_request(out, polygons, crf, crf_prob)
-    how, s, sha = Inference(**inference), as_scene(scene), checksum(model)
+    how, sha, s = Inference(**inference), checksum(model), as_scene(scene, model_bands(model))
     job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(Windows(*s.grid.shape, how.size, how.overlap, how.bs)),
                uncertainty=asked_kind(uncertainty), passes=how.passes, drop=how.drop, seed=how.seed, amp=how.amp,
                device=str(how.device or default_device()), symmetries=bool(symmetries))
@@ -323,7 +323,7 @@ def map_scenes(
     out = Path(out)
     check_request(out, *(settings.get(k) for k in ('polygons', 'crf', 'crf_prob')))
     if (out/'summary.json').exists(): raise InputError(out, 'already holds the finished maps of an event; name another folder or remove it')
-    scenes = [o if isinstance(o, Scene) else Scene(o) for o in scenes]
+    scenes = [o if isinstance(o, Scene) else Scene(o, reads=model_bands(model)) for o in scenes]
     scenes = dict(zip(scene_names([o.path for o in scenes]), scenes))
     notes = overlaps(scenes)
     for o in notes: warnings.warn(o, InputWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""A Level-1C scene in any of the forms people have it in, read window by window in the benchmark's units
+"""A scene as a GeoTIFF, a VRT or a folder of band files, read window by window in the units of a model's patches
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.reader.html.md"""
 
@@ -9,47 +9,52 @@ __all__ = ['Scene']
 
 # %% ../../nbs/76_scene.reader.ipynb #c21b5d60
 import os, re
+from dataclasses import astuple
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..data.bands import L4S
+from ..data.bands import L4S, Bands
 from .grid import Mask, PixelSize, SceneError, Shapes, geo, grid_of, open_raster, thinned
 from .terrain import Elevation
-from .units import (CIRRUS, WANTED, check_bands, facts_in, file_facts, find_bands, find_units, meta_files, product_folder,
-                                      safe_bands, told)
+from .synthetic import L1C_BANDS
+from .units import WANTED, check_bands, described_band, facts_in, file_facts, find_bands, find_units
+from .units import known_units, meta_files, own_units, product_folder, safe_bands
 
 # %% ../../nbs/76_scene.reader.ipynb #5ca5e71a
-def real_pixels(
+def valid_pixels(
     raw: np.ndarray, # `(K, h, w)` numbers of a file
-    idxs: list,      # positions of its bands in `WANTED`
+    names: list,     # of its bands
     nodata: list     # declared value of each, or None
 ) -> np.ndarray: # `(h, w)` bool
-    "Pixels of which every band has a number"
+    "Pixels at which no band has its nodata value"
     ok = np.ones(raw.shape[1:], bool)
-    for i, a, none in zip(idxs, raw, nodata):
-        if none is not None and not np.isnan(none) and (i != CIRRUS or none != 0): ok &= a != none
+    for name, a, none in zip(names, raw, nodata):
+        if none is not None and not np.isnan(none) and (name != 'B10' or none != 0): ok &= a != none
     if raw.dtype.kind == 'f': ok &= np.isfinite(raw).all(0)
     return ok
 
 def impossible(
-    raw: np.ndarray, # `(K, h, w)` numbers of a file
-    idxs: list       # positions of its bands in `WANTED`
+    raw: np.ndarray # `(K, h, w)` numbers of a file, of bands that are reflectance
 ) -> np.ndarray: # `(3, h, w)` small integers
-    "In how many bands, B10 aside, a pixel is 0, at full scale, and negative"
-    a = raw[[k for k, i in enumerate(idxs) if i != CIRRUS]]
-    full = (a == np.iinfo(a.dtype).max) if a.dtype.kind in 'iu' else np.zeros(a.shape, bool)
-    return np.stack([(a == 0).sum(0), full.sum(0), (a < 0).sum(0)]).astype(np.int8)
+    "In how many bands a pixel is 0, at full scale (of more than eight bits), and negative"
+    full = (raw == np.iinfo(raw.dtype).max) if raw.dtype.kind in 'iu' and raw.dtype.itemsize > 1 else np.zeros(raw.shape, bool)
+    return np.stack([(raw == 0).sum(0), full.sum(0), (raw < 0).sum(0)]).astype(np.int8)
 
 # %% ../../nbs/76_scene.reader.ipynb #1cf49463
 def in_raster(
     src,   # open dataset
     path,  # of it
-    bands: str = None # names by hand
-) -> tuple: # file and number of each band by name, what its tags say of the units, lines that a person should know
+    bands: str = None, # names by hand
+    wanted = WANTED    # names of the model's bands
+) -> tuple: # file and number of each band by name, what its tags say of the units, lines for the user
     "What a raster holds; a mask as its last band is none of its bands"
-    names = list(src.descriptions)
-    if src.colorinterp[-1] == geo().enums.ColorInterp.alpha: names.pop()
-    where, notes = find_bands(path, names, bands)
+    colour = lambda o: o.name if o.name in wanted else None
+    names, line = list(src.descriptions), 'bands without descriptions: the colours that the file declares are taken'
+    if not any(names) and not bands: names = [colour(o) for o in src.colorinterp]
+    alpha = src.colorinterp[-1] == geo().enums.ColorInterp.alpha and not described_band(path, names[-1], wanted)
+    if alpha and len((bands or '').replace(',', ' ').split()) != len(names): names.pop()
+    where, notes = find_bands(path, names, bands, wanted)
+    if where and not any(src.descriptions) and any(names): notes.append(line)
     return {k: (str(path), i) for k, i in where.items()}, facts_in({**src.tags(1), **src.tags()}), notes
 
 def in_safe(
@@ -62,38 +67,45 @@ def in_safe(
     if level2 and 'level' not in facts: facts['level'] = ['Level-2A'] # by the names of its files and folders
     return {k: (str(o), 1) for k, o in files.items()}, facts, []
 
-def all_told(
+def all_known(
     path: Path, # the scene
     facts: dict # what its tags say
-): # `Told`
+): # `Known`
     "What is known of the units of a scene: by its tags, the files that lie with it, and the names of it and of the folders above"
-    files = [(o, file_facts(o)) for o in meta_files(path)]
-    return told([('the tags', facts), *((str(o), f) for o, f in files), *((f'the name {o.name}', dict(name=[o.name])) for o in (path, *path.parents[:5]))])
+    files = [(str(o), file_facts(o)) for o in meta_files(path)]
+    return known_units([('the tags', facts), *files, *((f'the name {o.name}', dict(name=[o.name])) for o in (path, *path.parents[:5]))])
 
 # %% ../../nbs/76_scene.reader.ipynb #08f37110
+TERRAIN = 'slope', 'dem'
 class RawScene:
-    "The twelve bands of a scene in the numbers of its files; plain data while it is not read, so it can be sent to another process"
+    "The bands of a scene in the numbers of its files; plain data while it is not read, so it can be sent to another process"
     def __init__(self,
         path,              # GeoTIFF, VRT or `.SAFE` folder
-        bands: str = None  # names of the bands in the file, where it has no descriptions
+        bands: str = None, # names of the bands in the file, where it has no descriptions
+        reads: Bands = L4S # bands of the model
     ):
         if not Path(path).exists(): raise SceneError(path, 'no such file or folder')
         if Path(path).suffix.lower() == '.zip': raise SceneError(path, 'is a zip: unpack it and name the .SAFE folder inside')
         if re.match(r'(.*MTD_SAFL|MTD_MSIL).*\.xml$', Path(path).name): path = Path(path).parent
-        self.path, self.open, self.grid, self.undeclared = Path(os.path.abspath(path)), {}, None, {}
-        where, facts, notes = in_safe(self.path) if self.path.is_dir() else in_raster(self.source(str(self.path)), self.path, bands)
-        self.told = all_told(self.path, facts)
-        widths = {file: self.source(file).width for file, _ in where.values()}
-        self.notes, self.where = notes + check_bands(self.path, where, self.told.level2), [where.get(o) for o in WANTED]
-        srcs = [w and self.open[w[0]] for w in self.where]
-        self.dtypes = [np.dtype(s.dtypes[w[1] - 1]) for s, w in zip(srcs, self.where) if w]
-        self.declared = tuple(np.array([getattr(s, k)[w[1] - 1] if w else v for s, w in zip(srcs, self.where)]) for k, v in (('scales', 1.), ('offsets', 0.)))
-        self.undeclared = self.find_undeclared()
-        self.grid, self.open = grid_of(self.open[max(widths, key=lambda o: (widths[o], o))]), {}
+        self.path, self.open, self.grid, self.undeclared, self.reads = Path(os.path.abspath(path)), {}, None, {}, Bands(reads)
+        self.terrain = [b.name in TERRAIN and b.nm is None for b in self.reads]
+        self.names = [b.name for b, t in zip(self.reads, self.terrain) if not t]
+        self.there, facts, notes = in_safe(self.path) if self.path.is_dir() else in_raster(self.source(str(self.path)), self.path, bands, self.names)
+        self.known = all_known(self.path, facts)
+        self.notes = notes + check_bands(self.path, self.there, self.known.level2 if self.sentinel else None, self.names)
+        used = {o: self.there[o] for o in (*self.names, *(WANTED if self.sentinel else ())) if o in self.there}
+        widths = {file: self.source(file).width for file, _ in used.values()}
+        self.declared = {o: tuple(getattr(self.open[f], k)[i - 1] for k in ('scales', 'offsets', 'dtypes')) for o, (f, i) in used.items()}
+        self.undeclared, self.finest = self.find_undeclared(), max(widths, key=lambda o: (widths[o], o))
+        self.grid, self.open = grid_of(self.open[self.finest]), {}
         try: self.side = float(PixelSize(self.grid).nodes.mean()) # metres
         except SceneError as e: raise SceneError(self.path, e.fault) from None
 
     def __getstate__(self): return {**vars(self), 'open': {}}
+    @property
+    def sentinel(self): return bool({*self.names} & {*L1C_BANDS}) # whether the model reads bands of Sentinel-2
+    @property
+    def where(self): return [self.there.get(o) for o in self.names] # file and number of each band, None where it is not there
 
 # %% ../../nbs/76_scene.reader.ipynb #6cbe5e67
 @patch
@@ -123,12 +135,12 @@ def source(self:RawScene,
 # %% ../../nbs/76_scene.reader.ipynb #b8b70feb
 @patch
 def find_undeclared(self:RawScene) -> dict: # number by file
-    "The number that stands for no pixel in files that declare none: negative, such as -9999, or full scale; with a note"
+    "The nodata value of files that declare none: negative, such as -9999, or full scale; with a note"
     res = {}
     for file, src in self.open.items():
         if src.nodatavals[0] is not None: continue
         try: a = thinned(src)
-        except SceneError: continue # is said with its place when it is read
+        except SceneError: continue # reported with its place when it is read
         end = np.iinfo(a.dtype).max if a.dtype.kind in 'iu' and a.dtype.itemsize > 1 else np.nan
         found, n = np.unique(a[((a < 0) & np.isfinite(a)) | (a == end)], return_counts=True)
         if not len(found) or n.max() < 3: continue
@@ -143,14 +155,14 @@ def find_undeclared(self:RawScene) -> dict: # number by file
 @patch
 def read_file(self:RawScene,
     file: str,    # to read from
-    idxs: list,   # positions of its bands in `WANTED`
+    bands: list,  # numbers of its bands
     window,       # of the scene's grid, rasterio's
     shape: tuple  # of the result: rows and columns
-) -> tuple: # `(K, *shape)` in the numbers of the file; which pixels the file's own mask holds for real
+) -> tuple: # `(K, *shape)` in the numbers of the file; which pixels the file's own mask holds for valid
     "Bands of one file; `SceneError` where a block of it is corrupt"
     rio, src = geo(), self.source(file)
     try:
-        raw, ok = src.read([self.where[i][1] for i in idxs], window=window, out_shape=(len(idxs), *shape)), np.ones(shape, bool)
+        raw, ok = src.read(bands, window=window, out_shape=(len(bands), *shape)), np.ones(shape, bool)
         if any(o in src.mask_flag_enums[0] for o in (rio.enums.MaskFlags.per_dataset, rio.enums.MaskFlags.alpha)):
             ok = src.dataset_mask(window=window, out_shape=shape) > 0
     except rio.errors.RasterioError as e:
@@ -161,81 +173,100 @@ def read_file(self:RawScene,
 # %% ../../nbs/76_scene.reader.ipynb #ada02fb7
 @patch
 def read_raw(self:RawScene,
-    window,           # of the scene's grid, rasterio's
-    shape: tuple,     # of the result: rows and columns; smaller than the window for a thinned one
-    idxs = range(12)  # positions of the bands wanted in `WANTED`
-) -> tuple: # `(12, *shape)` float32 in the numbers of the files, NaN for bands that are not wanted or not there; which pixels are real
+    window,       # of the scene's grid, rasterio's
+    shape: tuple, # of the result: rows and columns; smaller than the window for a thinned one
+    names: list   # of the bands to read
+) -> tuple: # `(K, *shape)` float32 in the numbers of the files, NaN for bands that are not there; which pixels are valid
     "The bands of a window, from however many files"
-    x, ok, odd = np.full((12, *shape), np.nan, np.float32), np.ones(shape, bool), np.zeros((3, *shape), np.int8)
-    ground = sum(bool(self.where[i]) and i != CIRRUS for i in idxs)
-    for file in dict.fromkeys(self.where[i][0] for i in idxs if self.where[i]):
-        here = [i for i in idxs if self.where[i] and self.where[i][0] == file]
-        raw, masked = self.read_file(file, here, window, shape)
-        ok &= masked & real_pixels(raw, here, [self.nodata_of(file, self.source(file), self.where[i][1]) for i in here])
-        odd += impossible(raw, here)
+    x, ok, odd = np.full((len(names), *shape), np.nan, np.float32), np.ones(shape, bool), np.zeros((3, *shape), np.int8)
+    shown = {*WANTED, *(b.name for b in self.reads if b.nm)} - {'B10'}
+    for file in dict.fromkeys(self.there[o][0] for o in names if o in self.there):
+        here = [k for k, o in enumerate(names) if self.there.get(o, ('',))[0] == file]
+        numbers = [self.there[names[k]][1] for k in here]
+        raw, masked = self.read_file(file, numbers, window, shape)
+        ok &= masked & valid_pixels(raw, [names[k] for k in here], [self.nodata_of(file, self.source(file), i) for i in numbers])
+        odd += impossible(raw[[names[k] in shown for k in here]])
         x[here] = raw
-    zero, full, negative = odd
-    return x, ok & (2*zero <= ground) & (full < 3) & ((negative < ground) | (ground == 0))
+    n, (zero, full, negative) = sum(o in shown and o in self.there for o in names), odd
+    if not n: return x, ok
+    return x, ok & (zero <= (n//2 if self.sentinel else n - 1)) & (full < 3) & (negative < n)
 
 # %% ../../nbs/76_scene.reader.ipynb #845030df
 @patch
 def sample(self:RawScene,
+    names: list,    # of the bands to read
     side: int = 256 # pixels
-) -> tuple: # `(12, h, w)` as `read_raw`, at most `side` pixels a side; which pixels are real
+) -> tuple: # `(K, ...)` as `read_raw`, at most `side` pixels a side; which pixels are valid
     "A thinned scene; of a large one without overviews, which would have to be read whole, 64 places"
     (h, w), window = self.grid.shape, geo().windows.Window
-    if max(h, w) <= 4*side or self.source(self.where[1][0]).overviews(1):
-        return self.read_raw(window(0, 0, w, h), (min(side, h), min(side, w)))
+    if max(h, w) <= 4*side or self.source(self.finest).overviews(1):
+        return self.read_raw(window(0, 0, w, h), (min(side, h), min(side, w)), names)
     k = side // 8
     rows, cols = (np.linspace(0, max(o - k, 0), 8).astype(int) for o in (h, w))
-    found = [self.read_raw(window(int(c), int(r), min(k, w), min(k, h)), (min(k, h), min(k, w))) for r in rows for c in cols]
+    found = [self.read_raw(window(int(c), int(r), min(k, w), min(k, h)), (min(k, h), min(k, w)), names) for r in rows for c in cols]
     return np.concatenate([x for x, _ in found], 1), np.concatenate([ok for _, ok in found])
 
 # %% ../../nbs/76_scene.reader.ipynb #18190f94
 @patch
 def set_units(self:RawScene,
-    offset: float = None,        # DN to take off, by hand
+    offset: float = None,        # to subtract, by hand
     quantification: float = None,# numbers for a reflectance of 1, by hand
-    force: bool = False          # go on with numbers that no landscape has
+    force: bool = False          # skip the plausibility check
 ):
-    "Find factor, shift and offset from the numbers of the files to digital numbers, with notes; `SceneError` where they cannot be right or there is nothing to judge by"
-    if any(o.itemsize == 1 for o in self.dtypes): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
-    x, ok = self.sample()
-    if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was looked at')
-    found = find_units(self.path, x[:, ok], any(o.kind == 'f' for o in self.dtypes), self.declared, self.told, offset, quantification, force)
-    self.factor, self.shift, self.offset = found.factor.astype(np.float32), found.shift.astype(np.float32), found.offset
-    self.notes += found.notes
+    "Find factor and shift from the numbers of the files to raw values of the bands, with notes; `SceneError` where they cannot be right or there is nothing to judge by"
+    names = [*dict.fromkeys((*(WANTED if self.sentinel else ()), *self.names))]
+    floats = any(np.dtype(o[2]).kind == 'f' for o in self.declared.values())
+    declared = np.array([self.declared.get(o, (1., 0.))[:2] for o in names]).T
+    two = np.array([o in L1C_BANDS for o in names])
+    if any(np.dtype(o[2]).itemsize == 1 for k, o in self.declared.items() if k in L1C_BANDS): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
+    x, ok = self.sample(names)
+    if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was sampled')
+    x, factor, shift, self.offset = x[:, ok], np.ones(len(names)), np.zeros(len(names)), 0.
+    by_hand = dict(offset=offset, quantum=quantification, force=force)
+    if two.any():
+        found = find_units(self.path, x[two], floats, declared[:, two], self.known, **by_hand)
+        factor[two], shift[two], self.offset, self.notes = found.factor, found.shift, found.offset, self.notes + found.notes
+    if not two.all():
+        own = Bands(b for b in self.reads if b.name in self.names and b.name not in L1C_BANDS)
+        found = own_units(self.path, x[~two], own, floats, declared[:, ~two], **by_hand)
+        factor[~two], shift[~two], self.notes = found.factor, found.shift - found.offset, self.notes + found.notes
+    at, full = [names.index(o) for o in self.names], dict(zip(self.reads.names, (b.full for b in self.reads)))
+    self.per = np.array([full[o]/1e4 if o in L1C_BANDS else 1 for o in self.names], np.float32) # raw values of the bands for a digital number
+    self.factor, self.shift = factor[at].astype(np.float32), shift[at].astype(np.float32)
 
 # %% ../../nbs/76_scene.reader.ipynb #b4a671bd
 @patch
 def check_terrain(self:RawScene,
     dem = None, # elevation model, a path
-    force: bool = False # go on with slopes that no landscape has
+    force: bool = False # skip the plausibility check of slopes
 ):
-    "Notes on terrain and size of the pixels; `SceneError` where the elevation model cannot be used, or one is needed"
-    if dem is not None:
+    "Notes on terrain and pixel size; `SceneError` where the elevation model cannot be used, or one is needed"
+    if not any(self.terrain): self.notes += ['the model has no slope and no elevation: the elevation model is not read']*(dem is not None)
+    elif dem is not None:
         self.open['dem'] = Elevation(dem, self.grid)
         self.notes += [f'elevation model: {o}' for o in self.open['dem'].check(force)]
     elif self.grid.geographic: raise SceneError(self.path, 'is in degrees and no elevation model was given: --dem is needed')
     else: self.notes.append('no elevation model: slope and elevation stand at their means, and the map will be poorer for it')
-    if not 7 < self.side < 14: self.notes.append(f'pixels of {self.side:.1f} m: the model was trained on 10 m')
+    if self.sentinel and not 7 < self.side < 14: self.notes.append(f'pixels of {self.side:.1f} m: the model was trained on 10 m')
 
 # %% ../../nbs/76_scene.reader.ipynb #f2f95be3
 class Scene(RawScene):
-    "A Sentinel-2 scene that is read in the benchmark's units; plain data while it is not read, so it can be sent to another process"
+    "A scene that is read in the units of a model's patches; plain data while it is not read, so it can be sent to another process"
     def __init__(self,
         path,              # GeoTIFF, VRT or `.SAFE` folder
-        dem = None,        # elevation model: any raster of heights that reaches as far as the scene
+        dem = None,        # elevation model: any raster of heights that reaches as far as the scene; not read where `reads` has no slope or elevation
         bands: str = None, # names of the bands in the file, where it has no descriptions
-        offset: float = None, # DN to take off, from the metadata by default
+        offset: float = None, # to subtract, in digital numbers; from the metadata by default
         quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
-        aoi = None,        # region of interest, any file of polygons: pixels outside are not asked for
+        aoi = None,        # region of interest, any file of polygons: pixels outside are not mapped
         mask = None,       # raster that is not 0, or any file of polygons, where pixels are to be left out
-        force: bool = False # go on with numbers that no landscape has
+        force: bool = False, # skip the plausibility check of reflectance and slope
+        reads: Bands = L4S # bands of the model, which the windows will have
     ):
-        super().__init__(path, bands)
+        super().__init__(path, bands, reads)
         full = lambda o: o if o is None else os.path.abspath(o) if os.path.exists(o) else str(o)
-        self.args = dict(path=full(path), dem=full(dem), bands=bands, offset=offset, quantification=quantification, aoi=full(aoi), mask=full(mask), force=force)
+        self.args = dict(path=full(path), dem=full(dem) if any(self.terrain) else None, bands=bands, offset=offset, quantification=quantification,
+                         aoi=full(aoi), mask=full(mask), force=force, reads=[astuple(o) for o in self.reads])
         self.set_units(offset, quantification, force)
         self.check_terrain(dem, force)
         for o in ('aoi', 'mask'): self.part(o)
@@ -262,23 +293,26 @@ def read(self:Scene,
     height: int, # rows
     width: int,  # columns
     everywhere: bool = False # outside the region of interest too
-) -> tuple: # `(14, height, width)` float32 in benchmark units, 1 (the mean) in holes; `(height, width)` which pixels are real and asked for
+) -> tuple: # `(C, height, width)` float32 in the units of the model's patches, 1 (the mean) in holes; `(height, width)` which pixels are valid and to be mapped
     "A window of the scene; `SceneError` where a block of it is corrupt"
-    at, shape = (row, col, height, width), (height, width)
+    at, shape, filed = (row, col, height, width), (height, width), ~np.array(self.terrain)
     wanted = self.part('aoi')(*at) if self.args['aoi'] and not everywhere else np.ones(shape, bool)
-    if not wanted.any(): return np.ones((len(L4S), *shape), np.float32), wanted
-    x, ok = self.read_raw(geo().windows.Window(col, row, width, height), shape)
-    raw = np.empty((len(L4S), *shape), np.float32)
-    raw[:12] = x if (self.factor == 1).all() and (self.shift == 0).all() else x*self.factor[:, None, None] + self.shift[:, None, None]
-    ok &= ~(raw[:12] < -1000).any(0)
-    raw[12:] = L4S.means[12:, None, None]
+    if not wanted.any(): return np.ones((len(self.reads), *shape), np.float32), wanted
+    x, ok = self.read_raw(geo().windows.Window(col, row, width, height), shape, self.names)
+    two = np.array([o in L1C_BANDS for o in self.names])
+    x = x*self.factor[:, None, None] + self.shift[:, None, None]
+    ok &= ~(x[two] < -1000).any(0)
+    x[two] -= np.float32(self.offset)
+    raw = np.tile(self.reads.means[:, None, None].astype(np.float32), (1, *shape))
+    raw[filed] = x * self.per[:, None, None]
     if self.args['dem']:
-        raw[12:] = self.part('dem')(*at)
-        ok &= np.isfinite(raw[13])
+        terrain = self.part('dem')(*at)
+        raw[~filed] = terrain[[TERRAIN.index(o) for o in self.reads.names if o not in self.names]]
+        ok &= np.isfinite(terrain).all(0)
     if self.args['mask']: ok &= ~self.part('mask')(*at)
-    res = L4S.from_raw(raw, self.offset).astype(np.float32)
-    if not self.where[CIRRUS]: res[CIRRUS] = 1
-    np.maximum(res[:12], 0, out=res[:12])
+    res = self.reads.from_raw(raw).astype(np.float32)
+    res[[o not in self.there and o in self.names for o in self.reads.names]] = 1
+    res[self.reads.optical] = np.maximum(res[self.reads.optical], 0)
     res[:, ~ok] = 1
     return res, ok & wanted
 
@@ -286,12 +320,11 @@ def read(self:Scene,
 @patch
 def preview(self:Scene,
     side: int = 1024 # pixels of the longer side, at most
-) -> tuple: # `(h, w, 3)` floats in [0, 1], white in holes; `(h, w)` which pixels are real
+) -> tuple: # `(h, w, 3)` floats in [0, 1], white in holes; `(h, w)` which pixels are valid
     "A thinned composite of red, green and blue"
-    f, bands = min(side / max(self.grid.shape), 1), L4S.at(list(L4S.rgb))
+    f, names = min(side / max(self.grid.shape), 1), Bands(b for b in self.reads if b.name in self.names).rgb
     (h, w), whole = (max(int(o*f), 1) for o in self.grid.shape), geo().windows.Window(0, 0, self.grid.width, self.grid.height)
-    x, ok = self.read_raw(whole, (h, w), bands)
-    x = x[bands]
+    x, ok = self.read_raw(whole, (h, w), names)
     lo, hi = np.percentile(x[:, ok], (2, 98), axis=1) if ok.any() else (np.zeros(3), np.ones(3))
     res = np.clip((x - lo[:, None, None]) / np.maximum(hi - lo, 1e-9)[:, None, None], 0, 1).transpose(1, 2, 0)
     return np.where(ok[..., None], res, 1), ok

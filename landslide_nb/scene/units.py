@@ -1,4 +1,4 @@
-"""Which band is which, in a file's descriptions and in a folder's file names
+"""Which file holds which band, and how its numbers become the units of a model's patches
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.units.html.md"""
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
-from ..data.bands import L4S, unit_fault
+from ..data.bands import L4S, Bands, unit_fault
 from .grid import SceneError
 from .synthetic import L1C_BANDS
 
@@ -28,12 +28,6 @@ def band_names(
     "The bands that a text names: B8A in 'B8A', 'b08a' or 'T33TVL_20200607_B8A_20m', B4 in 'Band 4 (red)'"
     found = re.findall(r'(?<![A-Z0-9])B(?:AND)?[ _-]?0*(\d{1,2}A?)(?![A-Z0-9])', (text or '').upper())
     return [*dict.fromkeys(f'B{o}' for o in found if f'B{o}' in L1C_BANDS)]
-
-def band_name(
-    text: str # a description or a file name
-) -> str|None: # as in `L1C_BANDS`
-    "The band that it names, the first where it names several"
-    return (band_names(text) or [None])[0]
 
 # %% ../../nbs/73_scene.units.ipynb #eb0d04dd
 COMMON = dict(coastal='B1', aerosol='B1', ultrablue='B1', blue='B2', green='B3', red='B4', rededge='B5 B6 B7 B8A', rededge1='B5', rededge071='B5',
@@ -64,12 +58,17 @@ def only_counted(
     if n != [*range(n[0], n[0] + len(n))] or n[0] > 1: return False
     return not (re.search(r'(?<![A-Za-z])[Bb]$', before) and n[0] == 1 and n[-1] <= 12)
 
+# %% ../../nbs/73_scene.units.ipynb #550a2789
 def described_band(
-    path,     # the scene, for messages
-    text: str # description of a band, or None
-) -> str|None: # as in `L1C_BANDS`
-    "The band that a description names by its number or by a common name; `SceneError` where it says both and they differ"
-    name, may = band_name(text), common_bands(text)
+    path,      # the scene, for messages
+    text: str, # description of a band, or None
+    wanted = WANTED # names of the model's bands
+) -> str|None: # one of `wanted` or of `L1C_BANDS`
+    "The band that a description names, by the model's own name, by number or by a common name; `SceneError` where number and common name differ"
+    words = ' '.join(re.findall('[a-z0-9]+', (text or '').lower()))
+    own = [o for o in wanted if o not in L1C_BANDS and re.search(rf'\b{re.escape(o.lower())}\b', words)]
+    if own or not {*wanted} & {*L1C_BANDS}: return own[0] if len(own) == 1 else None
+    name, may = next(iter(band_names(text)), None), common_bands(text)
     if name and may and name not in may: raise SceneError(path, f'{text!r} cannot be: {name} is not that in Sentinel-2; is it another sensor? (--bands names them)')
     return name or (may[0] if len(may) == 1 else 'B8' if may[:1] == ['B8'] else None)
 
@@ -77,20 +76,20 @@ def described_band(
 def find_bands(
     path,          # the scene, for messages
     names: list,   # description of each band in the file, None where there is none
-    given: str = None # names by hand, separated by commas or blanks; whatever is no band's name is passed over
-) -> tuple: # number of the band in the file, from 1, by name; lines that a person should know
-    "Where the bands are in a file; `SceneError` where that cannot be told or one is there twice"
-    n, notes, ask = len(names), [], f'name them, such as --bands {",".join(WANTED)}'
+    given: str = None, # names by hand, separated by commas or blanks; names that are no band's are passed over
+    wanted = WANTED# names of the model's bands
+) -> tuple: # number of the band in the file, from 1, by name; lines for the user
+    "Where the bands are in a file; `SceneError` where that cannot be determined or a band is there twice"
+    n, notes, ask = len(names), [], f'name them, such as --bands {",".join(wanted)}'
     if given:
         names = re.split(r'[\s,]+', given.strip())
         if len(names) != n: raise SceneError('--bands', f'{len(names)} names, but {path} has {n} bands')
     counted = only_counted(names)
-    found = [None]*n if counted else [described_band(path, o) for o in names]
+    found = [None]*n if counted else [described_band(path, o, wanted) for o in names]
     if not any(found):
-        said = [o for o in names if o and not counted]
-        if said: raise SceneError(path, f'{said[0]!r} and the like are no names of bands: {ask}')
+        if (odd := [o for o in names if o and not counted]): raise SceneError(path, f'{odd[0]!r} and the like are no names of bands: {ask}')
         how = 'that are only numbered' if counted else 'without descriptions'
-        if n != 13: raise SceneError(path, f'{n} bands {how}: {ask}')
+        if n != 13 or not {*wanted} <= {*L1C_BANDS}: raise SceneError(path, f'{n} bands {how}: {ask}')
         found = L1C_BANDS
         notes.append(f'bands {how}: the order of a Level-1C product is assumed, {" ".join(L1C_BANDS)}')
     named = [o for o in found if o]
@@ -101,20 +100,21 @@ def find_bands(
 def check_bands(
     path,        # the scene, for messages
     where: dict, # by name of the band
-    level2: bool|None # whether it is Level-2A; None where nobody says
-) -> list: # of lines that a person should know
-    "`SceneError` where a band that the model wants is missing; B10, which Level-2A has not, need not be there"
-    if (lost := [o for o in WANTED if o not in where and o != 'B10']): raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
-    guess = level2 is None and 'B10' not in where
-    surface = 'the model was trained on Level-1C'
+    level2: bool|None, # whether it is Level-2A; None where that is not known
+    wanted = WANTED    # names of the model's bands
+) -> list: # of lines for the user
+    "`SceneError` where a band of the model is missing; B10, which Level-2A lacks, need not be there"
+    if (lost := [o for o in wanted if o not in where and o != 'B10']): raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
+    no10 = 'B10' in wanted and 'B10' not in where
+    guess, surface = level2 is None and no10, 'the model was trained on Level-1C'
     res = [f'a Level-2A product (surface reflectance): {surface}'] if level2 else [f'no B10, so perhaps Level-2A (surface reflectance): {surface}'] if guess else []
-    return res + ([] if 'B10' in where else ['Level-2A has no B10: its mean stands in' if level2 else 'B10 is not there: its mean stands in'])
+    return res + (['Level-2A has no B10: its mean stands in' if level2 else 'B10 is not there: its mean stands in'] if no10 else [])
 
 # %% ../../nbs/73_scene.units.ipynb #2c263c71
 def product_folder(
     path # a folder
 ) -> Path: # it, or the one product inside
-    "Where the files of a product lie; `SceneError` where a folder holds several products or granules"
+    "Where the files of a product are; `SceneError` where a folder holds several products or granules"
     path = Path(path)
     inside = sorted(o for o in path.rglob('*') if o.suffix.upper() == '.SAFE' and o.is_dir())
     if len(inside) > 1: raise SceneError(path, f'holds {len(inside)} products, such as {inside[0].name} and {inside[1].name}: name one of them')
@@ -122,10 +122,8 @@ def product_folder(
     if len([o for o in path.glob('GRANULE/*') if o.is_dir()]) > 1: raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
     return path
 
-def dates_in(
-    stem: str # name of a file
-) -> tuple: # of texts, YYYYMMDD
-    "The days that a file name tells"
+# %% ../../nbs/73_scene.units.ipynb #9e7e3ef6
+def dates_in(stem): # days in a file's name, as YYYYMMDD
     return tuple(''.join(o) for o in re.findall(r'(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?!\d)', stem))
 
 def one_of(
@@ -133,19 +131,20 @@ def one_of(
     band: str,   # its name
     files: list  # that name it
 ) -> Path:
-    "The file of a band: the finest; `SceneError` where two are left, but for one made of another, whose name goes on where that ends"
-    res = lambda o: int(re.search(r'_(\d\d)m$', o.stem)[1]) if re.search(r'_(\d\d)m$', o.stem) else 0
+    "The finest file of a band; a file whose name continues another's was made from that one. `SceneError` where two are left"
+    res = lambda o: int(m[1]) if (m := re.search(r'_(\d\d)m$', o.stem)) else 0
     finest = [o for o in files if res(o) == min(map(res, files))]
     made = lambda o, p: o.stem != p.stem and o.stem.startswith(p.stem) and dates_in(o.stem) == dates_in(p.stem)
     left = [o for o in finest if not any(made(o, p) for p in finest)]
     if len(left) > 1: raise SceneError(path, f'{band} is in two files, {left[0].relative_to(path)} and {left[1].relative_to(path)}: leave one of them')
     return left[0]
 
+# %% ../../nbs/73_scene.units.ipynb #b4561030
 def safe_bands(
     path # `.SAFE` folder, one of its GRANULE folders, or a folder with a file a band; see `product_folder`
 ) -> tuple: # JP2 or GeoTIFF file by band, the finest of each; whether it is Level-2A
     "The band files of a product; `SceneError` where there are none, two for a band or several dates"
-    path, files, numbered = Path(path), {}, 'which band each is cannot be told; name them B01 to B12 and B8A'
+    path, files, numbered = Path(path), {}, 'which band each is cannot be determined; name them B01 to B12 and B8A'
     for o in sorted(path.rglob('*')):
         if o.suffix.lower() not in ('.jp2', '.tif', '.tiff') or 'QI_DATA' in o.parts or o.stem.startswith('MSK_'): continue
         if re.search(r'(?<![A-Za-z0-9])B(AND)?[ _-]?(0+|0*13)(?![A-Za-z0-9])', o.stem, re.I):
@@ -155,9 +154,8 @@ def safe_bands(
     level2 = any(p.parent.name in ('R10m', 'R20m', 'R60m') for o in files.values() for p in o) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
     found = {k: one_of(path, k, o) for k, o in sorted(files.items())}
     if only_counted([found[k].stem for k in L1C_BANDS if k in found]): raise SceneError(path, f'its files are only numbered: {numbered}')
-    dates = {}
-    for o in found.values(): dates.setdefault(dates_in(o.stem), o)
-    if len(dates) > 1: raise SceneError(path, 'holds bands of several dates: {} and {}'.format(*(o.name for o in [*dates.values()][:2])))
+    dates = {dates_in(o.stem): o.name for o in found.values()}
+    if len(dates) > 1: raise SceneError(path, f'holds bands of several dates: {" and ".join([*dates.values()][:2])}')
     return found, level2
 
 # %% ../../nbs/73_scene.units.ipynb #ecc1c2a8
@@ -181,17 +179,18 @@ def facts_in(
 PRODUCT, GRANULE = ('MTD_MSIL*.xml', '*MTD_SAFL*.xml'), ('MTD_TL.xml', '*MTD_L*_TL_*.xml')
 def meta_files(
     path: Path # folder or raster
-) -> list: # of files, those that are believed first before the others
+) -> list: # of files, in order of precedence
     "Where metadata lie: in the scene's folder, in those below it and in those above, of the product before the granule"
     inside, up = path.is_dir(), path.resolve().parents[:5]
     home = path if inside else path.parent
     product = next((i for i, o in enumerate(up) if o.suffix == '.SAFE' or (o/'GRANULE').is_dir()), -1)
     above = up if inside else up[:product + 1]
-    names = lambda folder, o, deep: sorted((folder.rglob if deep else folder.glob)(o))
-    found = [f for kind in (PRODUCT, GRANULE) for folder, deep in ((home, False), (home, inside), *((o, False) for o in above)) for o in kind for f in names(folder, o, deep)]
-    catalogue = [o for o in names(home, '*.json' if inside else f'{path.stem}*.json', False) if o.is_file() and o.stat().st_size < 2**22]
+    places = [home.glob, home.rglob if inside else home.glob, *(o.glob for o in above)]
+    found = [f for kind in (PRODUCT, GRANULE) for look in places for o in kind for f in sorted(look(o))]
+    catalogue = [o for o in sorted(home.glob('*.json' if inside else f'{path.stem}*.json')) if o.is_file() and o.stat().st_size < 2**22]
     return [*dict.fromkeys(o.resolve() for o in found)] + catalogue[:9]
 
+# %% ../../nbs/73_scene.units.ipynb #85ac5f27
 def file_facts(
     path: Path # XML of a product or a granule, or JSON of a catalogue
 ) -> dict: # as `facts_in`
@@ -219,14 +218,14 @@ def baseline_of(
 
 def level_of(
     text: str # a level, a type or a product's name
-) -> bool|None: # whether it is Level-2A; None where it does not say
+) -> bool|None: # whether it is Level-2A; None where the text has none
     "The processing level that a text names"
     found = re.findall(r'(?:LEVEL|MSI|L)[-_ ]?([12])([AC])(?![A-Z0-9])', text.upper())
     return {('2', 'A'): True, ('1', 'C'): False}.get(found[0]) if found else None
 
 def number_of(
     texts: list, # that should hold numbers
-    label: str   # who says so
+    label: str   # their source
 ) -> float|None:
     "The number; `SceneError` where several differ, as offsets of bands could"
     found = [float(o) for t in texts for o in re.findall(r'[-+]?[0-9.]+(?:[eE][-+]?\d+)?', t) if re.fullmatch(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?', o)]
@@ -235,81 +234,84 @@ def number_of(
 
 # %% ../../nbs/73_scene.units.ipynb #50ada0f0
 @dataclass
-class Told:
+class Known:
     "What files and names say of the numbers of a scene"
     quantum: float = None # numbers for a reflectance of 1
-    offset: float = None  # to take off, in the numbers of the file; None where nobody says anything
-    level2: bool = None   # surface reflectance; None where nobody says
-    notes: list = ()      # lines that a person should know
+    offset: float = None  # to subtract, in the numbers of the file; None where it is not stated
+    level2: bool = None   # surface reflectance; None where it is not stated
+    notes: list = ()      # lines for the user
 
-def offset_said(
+def stated_offset(
     facts: dict, # of one source
-    label: str   # who it is
-) -> tuple: # how direct the words are, 0 before 1; what is to be taken off, None where nothing is said
-    "The offset that one source tells, itself or by the processing baseline"
+    label: str   # its name
+) -> tuple: # 0 for a stated offset, 1 for one from the baseline; the number to subtract, None where there is none
+    "The offset that one source states, by itself or by the processing baseline"
     if (add := number_of(facts.get('offset', []), label)) is not None: return 0, -add
     if any(o.lower() == 'true' for o in facts.get('applied', ())): return 0, 0.
     known = [o for k in ('baseline', 'name') for t in facts.get(k, []) if (o := baseline_of(t, k == 'name')) is not None]
     return 1, (1000. if known[0] >= 4 else 0.) if known else None
 
-def told(
-    sources: list # pairs of who speaks and facts, those that are believed first before the others
-) -> Told:
-    "What is known of a scene: the first who says a thing is believed, and an offset before a baseline; a contradiction is said"
+def known_units(
+    sources: list # pairs of a source's name and its facts, in order of precedence
+) -> Known:
+    "What is known of a scene: the first source that states a fact counts, and a stated offset before a baseline; a contradiction is reported"
     quantum = [q for who, f in sources if (q := number_of(f.get('quantum', []), who))]
     level = [v for _, f in sources for t in f.get('level', []) + f.get('name', []) if (v := level_of(t)) is not None]
-    said = sorted(((rank, i, off, sources[i][0]) for i, (rank, off) in enumerate(offset_said(f, who) for who, f in sources) if off is not None), key=lambda o: o[:2])
-    odd = [o for o in said if o[2] != said[0][2]]
-    notes = [f'{said[0][3]} tells of an offset of {said[0][2]:g}, {odd[0][3]} of {odd[0][2]:g}: the first is believed (--offset settles it)'] if odd else []
-    return Told(quantum[0] if quantum else None, said[0][2] if said else None, level[0] if level else None, notes)
+    found = [(*stated_offset(f, who), who) for who, f in sources]
+    found = sorted((o for o in found if o[1] is not None), key=lambda o: o[0])
+    odd = [o for o in found if o[1] != found[0][1]]
+    notes = [f'{found[0][2]} states an offset of {found[0][1]:g}, {odd[0][2]} of {odd[0][1]:g}: the first is used (--offset settles it)'] if odd else []
+    return Known(quantum[0] if quantum else None, found[0][1] if found else None, level[0] if level else None, notes)
 
 # %% ../../nbs/73_scene.units.ipynb #e4e40679
 @dataclass
 class Units:
-    "How the numbers of a file become digital numbers, reflectance times 10 000: times `factor`, plus `shift`, less `offset`"
-    factor: np.ndarray # `(12,)`
-    shift: np.ndarray  # `(12,)` digital numbers
-    offset: float      # digital numbers
-    notes: list        # lines that a person should know
+    "How the numbers of a file become raw values of the model's bands: times `factor`, plus `shift`, less `offset`"
+    factor: np.ndarray # one a band
+    shift: np.ndarray  # one a band
+    offset: float      # for all bands
+    notes: list        # lines for the user
 
-    def dn(self, x): return x*self.factor[:, None] + self.shift[:, None] - self.offset
+    def raw(self, x): return x*self.factor[:, None] + self.shift[:, None] - self.offset
+
+def small(x): return np.nanpercentile(x, 99) < 3
 
 def scale_of(
     x: np.ndarray,    # `(12, N)` numbers of a sample
     floats: bool,     # whether the file holds floats
     declared: tuple,  # scale and offset of each band, as the file declares them: two arrays `(12,)`
-    known: Told,      # what else is said
+    known: Known,     # what else is stated
     quantum: float = None # numbers for a reflectance of 1, by hand
-) -> Units: # without an offset, but for reflectance, which has none any more
-    "The factor and shift of each band"
-    (scale, shift), small = declared, lambda o: np.nanpercentile(o, 99) < 3
-    none, plain = np.zeros(12), (scale == 1).all() and (shift == 0).all()
-    if quantum: return Units(none + 1e4/quantum, none, 0., [])
-    if not plain:
+) -> Units: # to digital numbers, reflectance times 10 000, without an offset
+    "The factor and shift of each of Sentinel-2's bands"
+    (scale, shift), none = declared, np.zeros(len(x))
+    if not quantum and not ((scale == 1).all() and (shift == 0).all()):
         f = 1e4 if small(x*scale[:, None] + shift[:, None]) else 1.
         return Units(f*scale, f*shift, 0., [])
-    if floats and small(x): return Units(none + 1e4, none, 0., ['taken for reflectance (99 % of a sample are below 3): multiplied by 10 000'])
-    return Units(none + 1e4/(known.quantum or 1e4), none, 0., [])
+    if not quantum and floats and small(x): return Units(none + 1e4, none, 0., ['taken for reflectance (99 % of a sample are below 3): multiplied by 10 000'])
+    return Units(none + 1e4/(quantum or known.quantum or 1e4), none, 0., [])
 
 # %% ../../nbs/73_scene.units.ipynb #bd7e8370
 RED, NIR = (L4S.at(o) for o in ('B4', 'B8'))
 def offset_of(
     path,          # the scene, for messages
-    dn: np.ndarray,# `(12, N)` a sample, before the offset is taken off
-    said: float,   # digital numbers to take off, as is known; None where nothing is
+    dn: np.ndarray,# `(12, N)` a sample, before the offset is subtracted; NaN in a band that is not there
+    stated: float, # offset that is known, in digital numbers; None where none is
     given: float = None # the same by hand
-) -> tuple: # what to take off; lines that a person should know
-    "The offset, where the numbers do not contradict it; `SceneError` where one that was given by hand cannot be"
-    off, cirrus = (said or 0.) if given is None else given, dn[CIRRUS]
+) -> tuple: # the offset; lines for the user
+    "The offset to subtract, where the numbers do not contradict it; `SceneError` where one that was given by hand cannot be right"
+    off, cirrus, later = (stated or 0.) if given is None else given, dn[CIRRUS], 'as from processing baseline 04.00 on (--offset 0 keeps it)'
     below = np.nanmax((dn < off - 300).mean(1)) if off > 0 else 0
-    if below > .05 and given is not None: raise SceneError('--offset', f'{off:g} cannot be: {100*below:.0f} % of a band of {path} lie more than 300 below it (--force takes it off all the same)')
-    if below > .05: return 0., [f'an offset of {off:g} is told of, but {100*below:.0f} % of a band lie more than 300 below it: taken for off already (--offset {off:g} takes it off)']
+    if below > .05 and given is not None:
+        raise SceneError('--offset', f'{off:g} cannot be: {100*below:.0f} % of a band of {path} lie more than 300 below it (--force subtracts it all the same)')
+    if below > .05:
+        return 0., [f'an offset of {off:g} is stated, but {100*below:.0f} % of a band lie more than 300 below it: assumed to be subtracted already (--offset {off:g} subtracts it)']
     if given is None and np.isfinite(cirrus).any() and (low := np.percentile(cirrus - off, 1)) > 900:
-        return off + 1000., [f'B10, nearly 0 where there is no cirrus, is nowhere below {low:.0f}: an offset of 1000 is taken off, as from processing baseline 04.00 on (--offset 0 keeps it)']
-    if said is None and given is None and not np.isfinite(cirrus).any() and np.nanmin(np.percentile(dn, .5, axis=1)) > 1000:
+        return off + 1000., [f'B10, nearly 0 where there is no cirrus, is nowhere below {low:.0f}: an offset of 1000 is subtracted, {later}']
+    if stated is None and given is None and not np.isfinite(cirrus).any() and np.nanmin(np.percentile(dn, .5, axis=1)) > 1000:
         red, nir = np.median(dn[[RED, NIR]], 1)
         text = 'no band is anywhere below 1000'
-        if (nir - red) / (nir + red) > .2: return 1000., [f'{text}, not even red where there are leaves: an offset of 1000 is taken off, as from processing baseline 04.00 on (--offset 0 keeps it)']
+        if (nir - red) / (nir + red) > .2: return 1000., [f'{text}, not even red where there are leaves: an offset of 1000 is subtracted, {later}']
         return 0., [f'{text}: if this is processing baseline 04.00 or later, give --offset 1000']
     return off, []
 
@@ -319,19 +321,49 @@ def find_units(
     x: np.ndarray,   # `(12, N)` numbers of a sample, NaN all over in a band that is not there
     floats: bool,    # whether the file holds floats
     declared: tuple, # scale and offset of each band, as the file declares them
-    known: Told,     # what else is said
-    offset: float = None,  # digital numbers to take off, by hand
+    known: Known,    # what else is stated
+    offset: float = None,  # digital numbers to subtract, by hand
     quantum: float = None, # numbers for a reflectance of 1, by hand
-    force: bool = False    # go on with numbers that no landscape has
-) -> Units:
-    "The units of a scene, with a line for every guess; `SceneError` where they cannot be right"
+    force: bool = False    # skip the plausibility check
+) -> Units: # to digital numbers
+    "The units of Sentinel-2's bands, with a line for every guess; `SceneError` where they cannot be right"
     res, shifted = scale_of(x, floats, declared, known, quantum), (declared[1] != 0).any()
-    said = None if res.notes else 0. if shifted and not quantum else known.offset and known.offset * 1e4/(quantum or known.quantum or 1e4)
+    stated = None if res.notes else 0. if shifted and not quantum else known.offset and known.offset * 1e4/(quantum or known.quantum or 1e4)
     if force and offset is not None: off, lines = float(offset), []
-    else: off, lines = offset_of(path, res.dn(x), said, offset)
+    else: off, lines = offset_of(path, res.raw(x), stated, offset)
     res.offset, res.notes = float(off), [*known.notes, *res.notes, *lines]
     level2 = known.level2 or not np.isfinite(x[CIRRUS]).any()
-    if (fault := unit_fault(res.dn(x) / L4S.means[L4S.optical, None], level2)):
-        if not force: raise SceneError(path, f'{fault}: numbers on another scale? --quantification and --offset say which, --force goes on all the same')
-        res.notes.append(fault)
-    return res
+    return plausible(path, res, unit_fault(res.raw(x)[:12] / L4S.means[L4S.optical, None], level2), force)
+
+def plausible(
+    path,        # the scene, for messages
+    units: Units,# that were found
+    fault: str,  # why they cannot be right, None where they can
+    force: bool  # go on with a note
+) -> Units:
+    "The units; `SceneError` where there is a fault"
+    if fault and not force: raise SceneError(path, f'{fault}: numbers on another scale? --quantification and --offset say which, --force goes on all the same')
+    if fault: units.notes.append(fault)
+    return units
+
+# %% ../../nbs/73_scene.units.ipynb #f026e166
+def own_units(
+    path,            # the scene, for messages
+    x: np.ndarray,   # `(K, N)` numbers of a sample
+    bands: Bands,    # of the model, K of them
+    floats: bool,    # whether the file holds floats
+    declared: tuple, # scale and offset of each band, as the file declares them
+    offset: float = None,  # to subtract, by hand
+    quantum: float = None, # numbers for a reflectance of 1, by hand
+    force: bool = False    # skip the plausibility check
+) -> Units: # to raw values of the bands
+    "The units of bands that are not Sentinel-2's, with a line that says what they are taken for; `SceneError` where they cannot be right"
+    full, shown = np.array([b.full for b in bands]), bands.optical
+    res = Units(*declared, float(offset or 0), [f'{" ".join(bands.names)}: taken for {" and ".join(dict.fromkeys(b.unit for b in bands))}, the unit of the model\'s bands'])
+    if quantum: res.factor, res.shift = full/quantum, 0*full
+    elif floats and shown.any() and small(x[shown]) and (res.factor == 1).all():
+        res.factor, res.notes = bands.means, [f'{" ".join(bands.names)}: taken for numbers that were divided by the means of the model\'s bands (99 % of a sample are below 3)']
+    light, fault = (res.raw(x) / full[:, None])[shown], None
+    if len(light) and (mid := np.median(light, 1)).max() > 1: fault = f'half of the pixels of {np.array(bands.names)[shown][mid.argmax()]} are brighter than full scale'
+    elif len(light) and np.percentile(light, 99) < .01: fault = '99 % of the pixels are below a hundredth of full scale'
+    return plausible(path, res, fault, force)

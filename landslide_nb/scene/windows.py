@@ -1,4 +1,4 @@
-"""A scene cut into overlapping windows, each asked of the model, and blended without seams
+"""A scene in overlapping windows, each through the model, blended without seams and written strip by strip
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.windows.html.md"""
 
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from ..core.base import InputError, atomic_path, write_json, with_bar
-from ..data.bands import PATCH
-from ..model.files import ModelError, load_for_patches, model_folder
+from ..data.bands import PATCH, Bands
+from ..model.files import ModelError, load_for_patches, model_folder, read_model_json
 from ..model.uncertainty import Symmetric
-from ..predict.crf import CRFParams, banded_crfs, crf_pool, guide_bands
+from ..predict.crf import CRFParams, banded_crfs, crf_pool
 from ..predict.maps import predict_batch, query_batch
 from .reader import Scene
 
@@ -76,7 +76,7 @@ class Windows:
 def batches(self:Windows,
     i: int # number of a row of windows
 ) -> list: # of lists of positions in `lefts`
-    "The batches of a row: fixed, whoever asks for them"
+    "The batches of a row of windows"
     n = len(self.lefts)
     return [list(range(a, min(a + self.bs, n))) for a in range(0, n, self.bs)]
 
@@ -84,9 +84,9 @@ def batches(self:Windows,
 def rows(self:Windows,
     i: int # number of a row of windows
 ) -> tuple: # first row of the scene, and the one after the last
-    "What is final once row `i` of windows is there"
-    tops = self.tops
-    return tops[i], tops[i + 1] if i + 1 < len(tops) else self.height
+    "The rows of pixels that are final once row `i` of windows is done"
+    tops = [*self.tops, self.height]
+    return tops[i], tops[i + 1]
 
 # %% ../../nbs/77_scene.windows.ipynb #42e48cbe
 @patch
@@ -129,12 +129,12 @@ def first_needed(
     return next(i for i in range(first + 1) if cut.tops[i] + cut.size > cut.tops[first])
 
 # %% ../../nbs/77_scene.windows.ipynb #a9a8acaf
-def cut_windows(
+def read_windows(
     scene: Scene, # to read from
-    cut: Windows,     # of it
+    cut: Windows, # of it
     i: int,       # row of windows
     js: list      # neighbouring positions in the row
-): # yields position, window `(14, size, size)` in benchmark units, and which pixels are real
+): # yields position, window `(C, size, size)` in the units of the model's patches, and which pixels are valid
     "Windows that are read in one go"
     s, top, left = cut.size, cut.tops[i], cut.lefts[js[0]]
     x, ok = scene.read(top, left, min(s, cut.height), min(cut.lefts[js[-1]] + s, cut.width) - left)
@@ -155,6 +155,12 @@ def checksum(
         except OSError: raise ModelError(model_folder(path)/o, 'no such file') from None
     return h.hexdigest()
 
+def model_bands(
+    path # folder of a saved model, or 'starter'
+) -> Bands:
+    "The bands of a model's patches, for which a scene is read; `ModelError` where its description cannot be read"
+    return read_model_json(model_folder(path)/'model.json').bands
+
 # %% ../../nbs/77_scene.windows.ipynb #ef4b199d
 def fingerprint(
     path # file
@@ -166,35 +172,34 @@ def fingerprint(
 
 # %% ../../nbs/77_scene.windows.ipynb #570e024d
 class Predictor:
-    "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for patches"
+    "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for these bands"
     def __init__(self,
         job: dict,   # model, its sha256, arguments of `Scene` and `Windows`, kind of uncertainty or None, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
         self.cut = Windows(**job['cut'])
         self.cut.check_overlap()
-        self.take(job)
         self.scene = scene or Scene(**job['scene'])
+        self.take(job)
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + bool(job['uncertainty']), 0.
 
     def take(self,
         job: dict # like the one before but for the model
     ):
-        "Ask the model that the job names"
+        "Load the model that the job names"
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
-        self.job = job
-        self.model = load_for_patches(job['model'], job['device'])[0]
+        self.job, (self.model, _) = job, load_for_patches(job['model'], job['device'], self.scene.reads)
         if job.get('symmetries'): self.model = Symmetric(self.model)
 
 # %% ../../nbs/77_scene.windows.ipynb #478ed069
 @patch
 def gather(self:Predictor,
     n: int # number of the batch
-) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32; which pixels are real
+) -> tuple: # positions of the windows; the windows `(B, C, size, size)` float32; which pixels are valid
     "The windows of a batch that are not all holes"
     i, js = self.jobs[n]
-    found = [o for o in cut_windows(self.scene, self.cut, i, js) if o[2].any()]
+    found = [o for o in read_windows(self.scene, self.cut, i, js) if o[2].any()]
     if not found: return [], None, None
     js, xs, oks = zip(*found)
     return list(js), np.stack(xs), np.stack(oks)
@@ -203,10 +208,10 @@ def gather(self:Predictor,
 @patch
 def forward(self:Predictor,
     n: int, # number of the batch
-    x,      # `(B, 14, size, size)` float32, scaled; or None
-    ok      # `(B, size, size)` which pixels are real
-) -> np.ndarray: # `(layers, B, size, size)` float32: probability and, where asked, uncertainty; NaN in holes
-    "What the model says of a batch"
+    x,      # `(B, C, size, size)` float32, or None
+    ok      # `(B, size, size)` which pixels are valid
+) -> np.ndarray: # `(layers, B, size, size)` float32: probability and, where wanted, uncertainty; NaN in holes
+    "The predictions for a batch"
     if x is None: return np.zeros((self.layers, 0, self.cut.size, self.cut.size), np.float32)
     o, start = self.job, time.perf_counter()
     x = torch.from_numpy(x).to(o['device'])
@@ -219,15 +224,15 @@ def forward(self:Predictor,
 def __call__(self:Predictor,
     n: int # number of the batch
 ) -> tuple:
-    "Positions of the windows of a batch and what the model says of them"
+    "Positions of the windows of a batch, and their predictions"
     js, *loaded = self.gather(n)
     return js, self.forward(n, *loaded)
 
 # %% ../../nbs/77_scene.windows.ipynb #1bf0717e
 def answers(
-    predictor: Predictor, # asks
+    predictor: Predictor, # of the job
     numbers               # of batches
-): # yields what `predictor` says of each, in order
+): # yields the predictions of each, in order
     "The batches one after the other; the next one is read while the model works on this one"
     numbers = list(numbers)
     with ThreadPoolExecutor(1) as reader:
@@ -258,7 +263,7 @@ class Strips:
 # %% ../../nbs/77_scene.windows.ipynb #5ece79c3
 @patch(as_prop=True)
 def done(self:Strips) -> int:
-    "How many strips are there, from the top on without a gap"
+    "How many strips are finished, from the top on without a gap"
     return next((i for i in range(len(self.cut.tops)) if not self.path(i).is_file()), len(self.cut.tops))
 
 @patch
@@ -278,7 +283,7 @@ def begin(
     folder,   # for the strips
     job: dict # what decides the map
 ):
-    "Make the folder of a job, or go on with it; `InputError` where it holds strips of another one"
+    "Make the folder of a job, or continue it; `InputError` where it holds strips of another one"
     path = Path(folder)/'job.json'
     job = json.loads(json.dumps(job))
     if path.is_file():
@@ -293,42 +298,37 @@ def begin(
 
 # %% ../../nbs/77_scene.windows.ipynb #63abcdb0
 def net_strips(
-    predictor: Predictor,# asks
+    predictor: Predictor,# of the job
     folder,              # for the strips
     client = None,       # of Dask; without one the work is done here
     progress: bool = True# show a bar
 ) -> Strips:
-    "Every strip of the model's map that is not there yet"
+    "Every strip of the model's map that is not finished yet"
     cut, out = predictor.cut, Strips(folder, predictor.cut, 'net')
     first = out.done
     if first == len(cut.tops): return out
     start = first_needed(cut, first)
     todo = [n for n, (i, _) in enumerate(predictor.jobs) if i >= start]
     come = iter(with_bar(todo, progress, 'mapping'))
-    said = dask_answers(client, predictor, todo) if client else answers(predictor, todo)
+    done = dask_answers(client, predictor, todo) if client else answers(predictor, todo)
     def windows(i):
         for _ in cut.batches(i):
             next(come)
-            js, res = next(said)
+            js, res = next(done)
             yield from ((j, res[:, k]) for k, j in enumerate(js))
     for i, strip in blend(cut, predictor.layers, windows, first): out.write(i, strip)
     next(come, None)
     return out
 
-# %% ../../nbs/77_scene.windows.ipynb #4242de7d
-@lru_cache(2)
-def kept_predictor(
-    job: str # as JSON
-) -> Predictor:
-    "The predictor of a job, made once a process"
-    return Predictor(json.loads(job))
-
 # %% ../../nbs/77_scene.windows.ipynb #924cbb3c
+@lru_cache(2)
+def kept_predictor(job): return Predictor(json.loads(job)) # of a job as JSON, made once a process
+
 def answer(
     job: str, # as JSON
     n: int    # number of the batch
-) -> tuple: # positions of the windows, what the model says of them, seconds inside the model
-    "A task: a batch of a job"
+) -> tuple: # positions of the windows, their predictions, seconds inside the model
+    "A batch of a job as a task"
     p = kept_predictor(job)
     before = p.inside
     return *p(n), p.inside - before
@@ -337,8 +337,8 @@ def answer(
 def dask_client(
     address: str,    # of a scheduler, or 'local' for processes on this machine
     workers: int = 2 # processes, where they are started here
-): # a client, to be closed by whoever asked for it
-    "A Dask client; `InputError` where Dask is missing or nobody answers"
+): # a client, to be closed with `close_client`
+    "A Dask client; `InputError` where Dask is missing or no scheduler answers"
     try: from distributed import Client, LocalCluster
     except ImportError as e: raise InputError('--dask', f"Dask is not installed ({e}): pip install 'landslide_nb[dask]'") from None
     if address != 'local':
@@ -351,20 +351,16 @@ def dask_client(
     client.run(warnings.filterwarnings, 'ignore', message='.*torch.jit.script.*') # as the commands do here
     return client
 
-# %% ../../nbs/77_scene.windows.ipynb #88d03d03
-def close_client(
-    client # what `dask_client` gave
-):
-    "Leave the cluster, and end it where it was started here"
+def close_client(client): # what `dask_client` gave; ends the cluster too where it was started here
     client.close()
     if hasattr(client, 'own_cluster'): client.own_cluster.close()
 
 # %% ../../nbs/77_scene.windows.ipynb #052e839f
 def dask_answers(
     client,           # of Dask
-    predictor,        # of the same job; its clock is told how long the workers were inside the model
+    predictor,        # of the same job; the workers' seconds inside the model are added to its own
     numbers           # of batches
-): # yields what the workers say of each, in order
+): # yields the predictions of each, in order
     "The batches as tasks, a few more of them under way than there are workers"
     job, queue, numbers = json.dumps(predictor.job), [], iter(list(numbers))
     ahead = 2 * max(sum(client.nthreads().values()), 1) + 2
@@ -386,15 +382,14 @@ def crf_windows(
     backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
 ): # yields position and `(1, size, size)` probability of landslide, NaN in holes
     "The windows of a row after the CRF, a batch at a time"
-    cut = net.cut
+    cut, guide = net.cut, scene.reads.at(list(params.guide_bands or scene.reads.rgb))
     prob = np.nan_to_num(net.read(cut.tops[i], min(cut.tops[i] + cut.size, cut.height))[0])
     prob = np.pad(prob, [(0, max(cut.size - o, 0)) for o in prob.shape], mode='symmetric')
     for js in cut.batches(i):
-        found = [(j, guide_bands(x, params), ok) for j, x, ok in cut_windows(scene, cut, i, js) if ok.any()]
+        found = [(j, x[guide], ok) for j, x, ok in read_windows(scene, cut, i, js) if ok.any()]
         if not found: continue
         js, guides, oks = zip(*found)
-        probs = [prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j in js]
-        res = banded_crfs(probs, list(guides), params, pool, backend)
+        res = banded_crfs([prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j in js], list(guides), params, pool, backend)
         yield from ((j, np.where(ok, r, np.float32(np.nan))[None]) for j, ok, r in zip(js, oks, res))
 
 # %% ../../nbs/77_scene.windows.ipynb #3bfde1ec
@@ -405,7 +400,7 @@ def crf_strips(
     progress: bool = True,# show a bar
     backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
 ) -> Strips:
-    "Every strip of the CRF's map that is not there yet, on all cores or on the device"
+    "Every strip of the CRF's map that is not finished yet, on all cores or on the device"
     cut, out = net.cut, Strips(net.folder, net.cut, 'crf')
     first = out.done
     if first == len(cut.tops): return out
