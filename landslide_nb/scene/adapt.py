@@ -26,7 +26,7 @@ from ..train.stage import Region, train_stage
 from ..train.run import begin_run
 from .grid import SceneError
 from .reader import Scene
-from .windows import checksum, fingerprint
+from .windows import Windows, checksum, fingerprint
 
 # %% ../../nbs/80_scene.adapt.ipynb #d5ec036b
 def as_scene(
@@ -48,12 +48,12 @@ def scene_split(
     progress: bool = True # show a bar
 ) -> Split: # without masks
     "Windows from the whole scene, whatever the region of interest; `SceneError` where all have holes"
-    h, w = (o // size for o in scene.grid.shape)
-    order = np.random.default_rng(seed).permutation(h * w)
-    x, n = scratch((min(windows, h * w), len(scene.reads), size, size), np.float32), 0
+    corners = Windows(*scene.grid.shape, size, 0, whole=True).corners
+    order = np.random.default_rng(seed).permutation(len(corners))
+    x, n = scratch((min(windows, len(corners)), len(scene.reads), size, size), np.float32), 0
     for k in with_bar(order, progress, 'reading the scene'):
         if n == len(x): break
-        a, ok = scene.read(int(k) // w * size, int(k) % w * size, size, size, everywhere=True)
+        a, ok = scene.read(*corners[k], size, size, everywhere=True)
         if (~ok).mean() > holes: continue
         x[n], n = a, n + 1
         if n % 64 == 0: release(x)

@@ -29,7 +29,7 @@ from ..train.stage import stage_bank, train_stage
 from .grid import Grid, SceneError, Shapes, geo, grid_of, open_raster, read_frame
 from .reader import Scene
 from .adapt import as_scene, own_stage, scene_split
-from .windows import checksum, fingerprint, starts
+from .windows import Windows, checksum, fingerprint
 
 # %% ../../nbs/85_scene.checked.ipynb #fa67c5fd
 LAYER, MARKS = 'landslides', ('right', 'wrong')
@@ -132,7 +132,7 @@ def checked_windows(
 ) -> tuple: # a `Split` without masks; two `(N, 128, 128)` arrays: 1, 0, or 255 for unchecked pixels; true for unchecked polygons and holes
     "Windows of a scene with their checked pixels; `SceneError` where no checked pixel lies outside of holes"
     if min(scene.grid.shape) < PATCH: raise SceneError(scene.path, f'has no window of {PATCH} x {PATCH} pixels')
-    spots = [(r, c, PATCH, PATCH) for r in starts(scene.grid.height, PATCH, 0) for c in starts(scene.grid.width, PATCH, 0)]
+    spots = [(*o, PATCH, PATCH) for o in Windows(*scene.grid.shape, overlap=0).corners]
     mine = [k for k, o in enumerate(spots) if (labels(*o) != IGNORE).any()]
     rest = [int(k) for k in np.random.default_rng(seed).permutation(len(spots)) if k not in {*mine}]
     found, n = [], min(windows, len(mine) + max(2*len(mine), 32))

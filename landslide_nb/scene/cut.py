@@ -21,6 +21,7 @@ from ..data.folders import LAYOUTS, SPLITS
 from ..data.hdf5 import write_mask, write_patch
 from .grid import Grid, SceneError, Shapes, geo
 from .reader import Scene
+from .windows import Windows
 from .adapt import as_scene
 
 # %% ../../nbs/84_scene.cut.ipynb #866c7ed2
@@ -32,9 +33,9 @@ def spots_of(
     stride: int    # pixels from one window to the next
 ) -> list: # of `Spot`s
     "The windows that lie wholly on the scene; `SceneError` where there are none"
-    rows, cols = (range(0, n - PATCH + 1, stride) for n in grid.shape)
-    if not rows or not cols: raise SceneError('the scene', f'has {grid.height} x {grid.width} pixels: no window of {PATCH} x {PATCH} fits')
-    return [Spot(r, c, int(truth(r, c, PATCH, PATCH).sum())) for r in rows for c in cols]
+    corners = Windows(*grid.shape, PATCH, PATCH - stride, whole=True).corners
+    if not corners: raise SceneError('the scene', f'has {grid.height} x {grid.width} pixels: no window of {PATCH} x {PATCH} fits')
+    return [Spot(*o, int(truth(*o, PATCH, PATCH).sum())) for o in corners]
 
 # %% ../../nbs/84_scene.cut.ipynb #56fe03ce
 def blocks_of(

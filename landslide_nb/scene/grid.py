@@ -1,4 +1,4 @@
-"""Where the pixels of a raster are on Earth, and how large they are on the ground
+"""Where the pixels of a raster are on Earth, how large they are on the ground, and which of them lie in polygons or under a mask
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.grid.html.md"""
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from scipy.interpolate import make_interp_spline
 from ..core.base import InputError
 
 # %% ../../nbs/70_scene.grid.ipynb #6b2140d9
@@ -21,9 +22,15 @@ CACHE = '192'
 def geo():
     "rasterio, with the parts that are used here; `InputError` where it is not installed"
     os.environ.setdefault('GDAL_CACHEMAX', CACHE) # read once, when the first block is
-    try: import rasterio, rasterio.crs, rasterio.errors, rasterio.features, rasterio.shutil, rasterio.vrt, rasterio.warp, rasterio.windows
+    try: import pyproj, rasterio, rasterio.crs, rasterio.errors, rasterio.features, rasterio.shutil, rasterio.vrt, rasterio.warp, rasterio.windows
     except ImportError as e: raise InputError('rasterio', f"scenes need it ({e}): pip install 'landslide_nb[geo]'") from None
     return rasterio
+
+def frames():
+    "geopandas; `InputError` where it is not installed"
+    try: import geopandas, pyogrio
+    except ImportError as e: raise InputError('geopandas', f"polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
+    return geopandas
 
 # %% ../../nbs/70_scene.grid.ipynb #0471fa39
 class SceneError(InputError):
@@ -45,7 +52,7 @@ def thinned(
     src,           # open dataset
     box: tuple = None # first and last row and column to look at, all of it by default
 ) -> np.ndarray: # `(N,)` numbers of its first band
-    "Some numbers of a raster: a thinned window, or of a large one without overviews 64 places; `SceneError` where a block is corrupt"
+    "A sample of a raster: a thinned window, or of a large one without overviews 64 places; `SceneError` where a block is corrupt"
     rio, (r0, r1, c0, c1) = geo(), box or (0, src.height, 0, src.width)
     h, w, k = max(r1 - r0, 1), max(c1 - c0, 1), 64
     at = [(r0, c0, h, w)]
@@ -90,6 +97,23 @@ def geographic(self:Grid) -> bool:
     "Whether its coordinates are longitude and latitude"
     return geo().crs.CRS.from_wkt(self.crs).is_geographic
 
+@patch
+def part(self:Grid,
+    row: int,    # first row
+    col: int,    # first column
+    height: int, # rows
+    width: int   # columns
+) -> Grid:
+    "The grid of a window, which may reach beyond the edge"
+    (a, b, _, d, e, _), (x, y) = self.transform, self.xy(row, col)
+    return Grid(self.crs, (a, b, x, d, e, y), height, width)
+
+@patch(as_prop=True)
+def outline(self:Grid): # shapely polygon
+    "Its four sides, in map coordinates"
+    import shapely
+    return shapely.Polygon(np.stack(self.xy(np.array([0, 0, self.height, self.height]), np.array([0, self.width, self.width, 0])), 1))
+
 # %% ../../nbs/70_scene.grid.ipynb #15cd30eb
 def grid_of(
     src # an open dataset
@@ -106,7 +130,7 @@ def transformed(
     crs, to, # coordinate reference systems, as rasterio takes them
     x, y     # arrays
 ) -> tuple: # two arrays
-    "Coordinates in another system; `SceneError` where there is no way from one to the other"
+    "Coordinates in another system; `SceneError` where they cannot be transformed"
     rio = geo()
     try: return tuple(np.array(o) for o in rio.warp.transform(crs, to, x, y))
     except (rio.errors.RasterioError, rio._err.CPLE_BaseError) as e:
@@ -117,7 +141,7 @@ def lonlat(
     rows,       # in pixels, 0 is the upper edge
     cols        # in pixels, 0 is the left edge
 ) -> tuple: # longitude and latitude in degrees, WGS 84
-    "Where pixel coordinates are on Earth"
+    "Longitude and latitude of pixel coordinates"
     rio, (rows, cols) = geo(), np.broadcast_arrays(rows, cols)
     x, y = grid.xy(rows, cols)
     if rio.crs.CRS.from_wkt(grid.crs) != rio.crs.CRS.from_epsg(4326):
@@ -129,54 +153,25 @@ def lattice(
     src,       # open raster
     grid: Grid # of the scene
 ) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene
-    "Where a scene would lie in a raster; one in degrees may be a turn of 360 away, east or west"
+    "Where a scene lies in a raster; one in degrees may be a turn of 360 away, east or west"
     r, c = np.meshgrid(*(np.linspace(0, o, 33) for o in grid.shape), indexing='ij')
     x, y = grid.xy(r.ravel(), c.ravel())
     if src.crs != geo().crs.CRS.from_wkt(grid.crs): x, y = transformed(grid.crs, src.crs, x, y)
     a, b, c, d, e, f = tuple(~src.transform)[:6]
     return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
 
-# %% ../../nbs/70_scene.grid.ipynb #539975fc
-A, E2 = 6378137., .00669437999014 # WGS 84: equatorial radius in metres, eccentricity squared
-def ellipsoid_step(
-    lon: np.ndarray,  # degrees
-    lat: np.ndarray,  # degrees
-    lon2: np.ndarray, # degrees, close to `lon`
-    lat2: np.ndarray  # degrees, close to `lat`
-) -> np.ndarray: # metres
-    "Length of short steps on the WGS 84 ellipsoid"
-    mid = np.radians((lat + lat2) / 2)
-    w = 1 - E2*np.sin(mid)**2
-    north = np.radians(lat2 - lat) * A*(1 - E2) / w**1.5
-    east = np.radians((lon2 - lon + 180) % 360 - 180) * A / np.sqrt(w) * np.cos(mid)
-    return np.hypot(north, east)
-
-# %% ../../nbs/70_scene.grid.ipynb #3acb76d0
-def from_lattice(
-    nodes: np.ndarray, # `(K, n, n)` values at the nodes of a lattice
-    at: list,          # two arrays: where its nodes are, in pixels
-    rows: np.ndarray,  # indices of rows
-    cols: np.ndarray   # indices of columns
-) -> np.ndarray: # `(K, len(rows), len(cols))`
-    "Values at the centres of pixels, bilinearly from a regular lattice"
-    for axis, (place, idxs) in enumerate(zip(at, (rows, cols)), 1):
-        t = (np.asarray(idxs) + .5) / place[1]
-        i = np.minimum(t.astype(int), len(place) - 2)
-        t = (t - i).reshape(-1, 1) if axis == 1 else t - i
-        nodes = np.take(nodes, i, axis)*(1 - t) + np.take(nodes, i + 1, axis)*t
-    return nodes
-
 # %% ../../nbs/70_scene.grid.ipynb #136087fc
 class PixelSize:
-    "Width and height of the pixels of a grid on the ground, in metres; `SceneError` where they are nowhere"
+    "Width and height of the pixels of a grid on the ground, in metres; `SceneError` where they have none"
     def __init__(self,
         grid: Grid, # of the scene
         n: int = 33 # nodes of the lattice along each axis
     ):
         self.at = [np.linspace(0, o, n) for o in grid.shape]
         r, c = np.meshgrid(*self.at, indexing='ij')
-        here = lonlat(grid, r, c)
-        self.nodes = np.stack([ellipsoid_step(*here, *lonlat(grid, r + dr, c + dc)) for dr, dc in ((0, 1), (1, 0))])
+        here, right, below = lonlat(grid, r, c), lonlat(grid, r, c + 1), lonlat(grid, r + 1, c)
+        from pyproj import Geod
+        self.nodes = np.stack([Geod(ellps='WGS84').inv(*here, *o)[2] for o in (right, below)])
         if not np.isfinite(self.nodes).all() or self.nodes.min() <= 0: raise SceneError('the scene', 'some of its pixels are nowhere on Earth, by its coordinate reference system')
 
     def __call__(self,
@@ -184,24 +179,27 @@ class PixelSize:
         cols: np.ndarray  # indices of columns
     ) -> np.ndarray: # `(2, len(rows), len(cols))`: width and height
         "The size of every pixel of a window"
-        return from_lattice(self.nodes, self.at, rows, cols)
+        res = self.nodes
+        for axis, (at, idxs) in enumerate(zip(self.at, (rows, cols)), 1): res = make_interp_spline(at, res, 1, axis=axis)(np.asarray(idxs) + .5)
+        return res
 
 # %% ../../nbs/70_scene.grid.ipynb #4f6fc2a1
 def read_frame(
     path,            # any file of polygons that GDAL reads
     layer: str = None# the layer to prefer, where a file has several; its first by default
 ): # `geopandas.GeoDataFrame`
-    "The rows of a file that have a place; `SceneError` where it cannot be read"
-    try: import geopandas, pyogrio
-    except ImportError as e: raise InputError('geopandas', f"files of polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
+    "The rows of a file that have a geometry; `SceneError` where it cannot be read"
+    gpd = frames()
+    import pyogrio
     if not Path(path).exists(): raise SceneError(path, 'no such file')
     try:
-        names = geopandas.list_layers(path).name.tolist()
-        frame = geopandas.read_file(path, engine='pyogrio', layer=layer if layer in names else names[0] if names else None)
+        names = gpd.list_layers(path).name.tolist()
+        frame = gpd.read_file(path, engine='pyogrio', layer=layer if layer in names else names[0] if names else None)
         return frame[frame.geometry.notna() & ~frame.geometry.is_empty]
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, AttributeError, ValueError) as e:
         raise SceneError(path, f'neither a file of polygons nor a raster ({" ".join(str(e).split())[:80]})') from None
 
+# %% ../../nbs/70_scene.grid.ipynb #f2c0f007
 def around_180(
     shape # shapely polygon in degrees
 ):
@@ -210,13 +208,12 @@ def around_180(
     west, _, east, _ = shape.bounds
     return shapely.transform(shape, lambda o: np.stack([o[:, 0] % 360, o[:, 1]], 1)) if east - west > 180 else shape
 
-# %% ../../nbs/70_scene.grid.ipynb #f2c0f007
 def on_grid(
     shapes,    # `geopandas.GeoSeries`
     grid: Grid,# of the scene
     path       # where they are from, for messages
 ) -> tuple: # their polygons in the grid's coordinates, each under the index of its row; how many rows crossed themselves and were repaired
-    "Polygons where a scene is; `SceneError` where there are none or nothing says where they are"
+    "Polygons in the CRS of a scene; `SceneError` where there are none or they have no CRS"
     only = lambda o: o[o.geom_type == 'Polygon']
     shapes = only(shapes.explode()).force_2d()
     if not len(shapes): raise SceneError(path, 'holds no polygons')
@@ -239,13 +236,10 @@ class Shapes:
     ):
         self.grid, self.touched = grid, touched
         shapes, self.repaired = on_grid(read_frame(path).geometry if shapes is None else shapes, grid, path)
-        a, b, c, d, e, f = tuple(~grid.affine)[:6]
-        x0, y0, x1, y1 = shapes.bounds.to_numpy().T
-        cols, rows = (np.stack([p*x + q*y + r for x in (x0, x1) for y in (y0, y1)]) for p, q, r in ((a, b, c), (d, e, f)))
-        ends = np.stack([rows.min(0), rows.max(0), cols.min(0), cols.max(0)], 1)
-        near = np.isfinite(ends).all(1) & (ends[:, 0] < grid.height) & (ends[:, 1] > 0) & (ends[:, 2] < grid.width) & (ends[:, 3] > 0)
-        self.shapes, self.ends, self.near, self.all = list(shapes[near]), ends[near], shapes.index[near].nunique(), shapes.index.nunique()
-        if not self.shapes: raise SceneError(path, 'does not touch the scene')
+        self.all, shapes = shapes.index.nunique(), shapes[np.isfinite(shapes.bounds).all(axis=1)]
+        self.shapes = shapes.iloc[shapes.sindex.query(grid.part(.01, .01, grid.height - .02, grid.width - .02).outline)] # a shared edge does not count
+        self.near = self.shapes.index.nunique()
+        if not self.near: raise SceneError(path, 'does not touch the scene')
 
     def __call__(self,
         row: int,    # first row of a window
@@ -253,13 +247,11 @@ class Shapes:
         height: int, # rows
         width: int   # columns
     ) -> np.ndarray: # `(height, width)` bool
-        "Which pixels of a window are a polygon's"
-        rio, g = geo(), self.grid
-        top, bottom, left, right = self.ends.T
-        here = np.flatnonzero((top < row + height) & (bottom > row) & (left < col + width) & (right > col))
+        "Which pixels of a window lie in a polygon"
+        window = self.grid.part(row, col, height, width)
+        here = self.shapes.iloc[self.shapes.sindex.query(window.outline)]
         if not len(here): return np.zeros((height, width), bool)
-        (a, b, _, d, e, _), (x, y) = g.transform, g.xy(row, col)
-        return rio.features.rasterize([self.shapes[i] for i in here], (height, width), transform=rio.Affine(a, b, x, d, e, y), all_touched=self.touched, dtype='uint8') > 0
+        return geo().features.rasterize(here, (height, width), transform=window.affine, all_touched=self.touched, dtype='uint8') > 0
 
 # %% ../../nbs/70_scene.grid.ipynb #3f8f28c4
 class Mask:

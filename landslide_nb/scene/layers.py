@@ -8,13 +8,12 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.layers.html.md"""
 __all__ = []
 
 # %% ../../nbs/79_scene.layers.ipynb #cc060d50
-import struct
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
-from ..core.base import InputError, atomic_path
+from ..core.base import atomic_path
 from ..data.bands import IGNORE
-from .grid import Grid, PixelSize, geo
+from .grid import Grid, PixelSize, frames, geo
 
 # %% ../../nbs/79_scene.layers.ipynb #d9129d92
 def tiled(
@@ -51,49 +50,24 @@ def write_cog(
                         overview_resampling=resampling, bigtiff='if_safer', num_threads='all_cpus')
     return Path(path)
 
-# %% ../../nbs/79_scene.layers.ipynb #ddaa5f1b
-def polygon(
-    rings: list # `(n, 2)` corners, the outer ring first
-) -> dict:
-    "GeoJSON"
-    return dict(type='Polygon', coordinates=[o.tolist() for o in rings])
-
-def wkb(
-    rings: list # `(n, 2)` corners, the outer ring first
-) -> bytes:
-    "A polygon as well-known binary"
-    return struct.pack('<BII', 1, 3, len(rings)) + b''.join(struct.pack('<I', len(r)) + r.astype('<f8').tobytes() for r in rings)
-
-# %% ../../nbs/79_scene.layers.ipynb #5d9fb1b9
-def pixel_rows(
-    rings: list, # `(n, 2)` corners of a polygon, the outer ring first
-    grid: Grid   # of the scene
-) -> tuple: # first row, and the one after the last
-    "The rows of pixels that a polygon of pixel outlines lies in"
-    d, e, f = tuple(~grid.affine)[3:6]
-    rows = np.rint(d*rings[0][:, 0] + e*rings[0][:, 1] + f)
-    return int(rows.min()), int(rows.max())
-
 # %% ../../nbs/79_scene.layers.ipynb #3c69d2a2
 def zones(
-    found: list,    # polygons, each a list of rings, none over another
+    shapes,         # `geopandas.GeoSeries` of polygons, none over another
     grid: Grid,     # of the scene
     layers: list,   # open rasters on the grid
     step: int = 128 # rows at a time
-) -> np.ndarray: # `(1 + len(layers), len(found))`: area in square metres, and the mean of each layer
-    "What lies within each polygon, a strip of the scene at a time"
+) -> np.ndarray: # `(1 + len(layers), len(shapes))`: area in square metres, and the mean of each layer
+    "Area and means of polygons, a strip of the scene at a time"
     rio, size, w = geo(), PixelSize(grid), grid.width
-    n, sums = np.zeros(len(found) + 1), np.zeros((1 + len(layers), len(found) + 1))
-    ends = np.array([pixel_rows(o, grid) for o in found]).reshape(-1, 2)
+    n, sums = np.zeros(len(shapes) + 1), np.zeros((1 + len(layers), len(shapes) + 1))
     for r in range(0, grid.height, step):
         h = min(step, grid.height - r)
-        here = np.flatnonzero((ends[:, 0] < r + h) & (ends[:, 1] > r))
+        strip = grid.part(r, 0, h, w)
+        here = shapes.sindex.query(strip.outline)
         if not len(here): continue
-        corner = rio.Affine(*grid.transform[:2], grid.xy(r, 0)[0], *grid.transform[3:5], grid.xy(r, 0)[1])
-        label = rio.features.rasterize(((polygon(found[i]), int(i) + 1) for i in here), (h, w), transform=corner, dtype='int32')
+        label = rio.features.rasterize(zip(shapes.iloc[here], (here + 1).tolist()), (h, w), transform=strip.affine, dtype='int32')
         inside = label > 0
-        label = label[inside]
-        count = lambda v: np.bincount(label, v, minlength=len(n))
+        count = lambda v: np.bincount(label[inside], v, minlength=len(n))
         n += count(None)
         sums[0] += count(size(np.arange(r, r + h), np.arange(w)).prod(0)[inside])
         for k, o in enumerate(layers, 1): sums[k] += count(o.read(1, window=rio.windows.Window(0, r, w, h))[inside])
@@ -105,46 +79,31 @@ def find_polygons(
     layers: dict,# raster files on the same grid by name, such as 'probability'
     grid: Grid,  # of the scene
     min_area: float = 0 # square metres: smaller ones are left out
-) -> tuple: # list of polygons, each a list of rings `(n, 2)` in the grid's CRS; a dict of columns: area_m2 and mean_NAME
-    "The landslides of a map"
-    rio = geo()
+): # `geopandas.GeoDataFrame` in the grid's CRS with the columns area_m2 and mean_NAME
+    "The landslides of a map as polygons"
+    rio, gpd = geo(), frames()
+    from shapely.geometry import shape
     with rio.open(mask) as m:
-        shapes = rio.features.shapes(rio.band(m, 1), mask=rio.band(m, 1), connectivity=4, transform=m.transform)
-        found = [[np.array(o) for o in g['coordinates']] for g, value in shapes if value == 1]
+        found = rio.features.shapes(rio.band(m, 1), mask=rio.band(m, 1), connectivity=4, transform=m.transform)
+        shapes = gpd.GeoSeries([shape(o) for o, value in found if value == 1], crs=grid.crs)
     opened = [rio.open(o) for o in layers.values()]
-    cols = zones(found, grid, opened)
+    columns = dict(zip(('area_m2', *(f'mean_{k}' for k in layers)), zones(shapes, grid, opened)))
     for o in opened: o.close()
-    keep = cols[0] >= min_area
-    return [o for o, k in zip(found, keep) if k], dict(zip(('area_m2', *(f'mean_{k}' for k in layers)), cols[:, keep]))
+    frame = gpd.GeoDataFrame(columns, geometry=shapes)
+    return frame[frame['area_m2'] >= min_area].reset_index(drop=True)
 
 # %% ../../nbs/79_scene.layers.ipynb #c6b661a7
 def write_polygons(
-    path,           # `.gpkg`, in the scene's CRS, or `.geojson`, in longitude and latitude as its standard says
-    found: list,    # polygons, each a list of rings `(n, 2)`
-    columns: dict,  # arrays by name
-    crs: str        # of the polygons, as WKT
+    path, # `.gpkg`, in the polygons' CRS, or `.geojson`, in longitude and latitude as its standard says
+    frame # `geopandas.GeoDataFrame` of landslides
 ) -> Path:
     "Write landslides as GeoPackage or GeoJSON, atomically"
-    try: from pyogrio.raw import write
-    except ImportError as e: raise InputError('pyogrio', f"polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
-    path = Path(path)
-    form = dict(driver='GeoJSON', geometry_type='Unknown', RFC7946='YES') if path.suffix == '.geojson' else dict(driver='GPKG', geometry_type='Polygon')
+    form = dict(driver='GPKG', geometry_type='Polygon')
+    if Path(path).suffix == '.geojson': form = dict(driver='GeoJSON', geometry_type='Unknown', RFC7946='YES')
     with atomic_path(path) as tmp:
         tmp.unlink()
-        write(tmp, np.array([wkb(g) for g in found] + [None], dtype=object)[:-1], [np.asarray(v) for v in columns.values()], list(columns),
-              layer='landslides', crs=crs, **form)
-    return path
-
-# %% ../../nbs/79_scene.layers.ipynb #52e70f0b
-def polygon_frame(
-    found: list,    # polygons, each a list of rings `(n, 2)`
-    columns: dict,  # arrays by name
-    crs: str        # of the polygons, as WKT
-): # `geopandas.GeoDataFrame`
-    "Landslides as a table with their outlines"
-    try: import geopandas, shapely
-    except ImportError as e: raise InputError('geopandas', f"polygons in a table need it ({e}): pip install 'landslide_nb[geo]'") from None
-    return geopandas.GeoDataFrame(columns, geometry=shapely.from_wkb([wkb(o) for o in found]), crs=crs)
+        frame.to_file(tmp, layer='landslides', engine='pyogrio', index=False, **form)
+    return Path(path)
 
 # %% ../../nbs/79_scene.layers.ipynb #10848d22
 def write_quicklook(

@@ -26,7 +26,7 @@ from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
 from .reader import Scene
 from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint, model_bands, net_strips
-from .layers import find_polygons, polygon_frame, tiled, write_cog, write_polygons, write_quicklook
+from .layers import find_polygons, tiled, write_cog, write_polygons, write_quicklook
 from .adapt import adapt_to_scene, as_scene
 
 # %% ../../nbs/81_scene.map.ipynb #34e4f33c
@@ -88,9 +88,9 @@ def write_map(
     made, counts = write_rasters(out, work, grid, final, layers, threshold)
     res = dict(pixels=int(counts[0]), landslide_pixels=int(counts[1]))
     if polygons:
-        found, columns = find_polygons(made['mask'], {k: made[k] for k in ('probability', 'uncertainty') if k in made}, grid, min_area)
-        write_polygons(out/f'landslides.{polygons}', found, columns, grid.crs)
-        res.update(landslides=len(found), area_m2=round(float(columns['area_m2'].sum()), 1))
+        found = find_polygons(made['mask'], {k: made[k] for k in ('probability', 'uncertainty') if k in made}, grid, min_area)
+        write_polygons(out/f'landslides.{polygons}', found)
+        res.update(landslides=len(found), area_m2=round(float(found['area_m2'].sum()), 1))
     if image is None: image, _ = scene.preview()
     with open_raster(out/'mask.tif') as src: mask = src.read(1, out_shape=image.shape[:2], resampling=geo().enums.Resampling.nearest)
     write_quicklook(out/'quicklook.png', image, mask)
@@ -139,7 +139,7 @@ class SceneMap(dict):
         "The landslides with area and means, in the scene's CRS: from the raster, whether they were written as a file or not"
         layers = {o: self.folder/f'{o}.tif' for o in ('probability', 'uncertainty') if (self.folder/f'{o}.tif').exists()}
         grid = Grid(self['scene']['crs'], tuple(self['scene']['transform']), *self['scene']['shape'])
-        return polygon_frame(*find_polygons(self.folder/'mask.tif', layers, grid, self['settings']['min_area']), grid.crs)
+        return find_polygons(self.folder/'mask.tif', layers, grid, self['settings']['min_area'])
 
 # %% ../../nbs/81_scene.map.ipynb #22f15b18
 @dataclass(frozen=True)
@@ -306,11 +306,8 @@ def one_layer(
     "The landslides of all scenes in one file, each with its scene's name"
     import pandas as pd
     frames = [m.polygons.assign(scene=k) for k, m in maps.items()]
-    crs = frames[0].crs
-    table = pd.concat([o.to_crs(crs) for o in frames], ignore_index=True)
-    rings = [[np.array(r.coords) for r in (o.exterior, *o.interiors)] for o in table.geometry]
-    numbers = {k: table[k].to_numpy(float) for k in table.columns if k not in ('scene', 'geometry')}
-    return write_polygons(path, rings, dict(scene=table['scene'].to_numpy(object), **numbers), crs.to_wkt())
+    table = pd.concat([o.to_crs(frames[0].crs) for o in frames], ignore_index=True)
+    return write_polygons(path, table[['scene', *(o for o in table if o != 'scene')]])
 
 # %% ../../nbs/81_scene.map.ipynb #947f65b5
 def map_scenes(
