@@ -126,6 +126,7 @@ def grid_of(
     return Grid(src.crs.to_wkt(), tuple(src.transform)[:6], src.height, src.width)
 
 # %% ../../nbs/70_scene.grid.ipynb #3e5f1677
+NOWHERE = 'some of its pixels are nowhere on Earth, by its coordinate reference system'
 def transformed(
     crs, to, # coordinate reference systems, as rasterio takes them
     x, y     # arrays
@@ -134,7 +135,7 @@ def transformed(
     rio = geo()
     try: return tuple(np.array(o) for o in rio.warp.transform(crs, to, x, y))
     except (rio.errors.RasterioError, rio._err.CPLE_BaseError) as e:
-        raise SceneError('the scene', f'some of its pixels are nowhere on Earth, by its coordinate reference system ({" ".join(str(e).split())[:80]})') from None
+        raise SceneError('the scene', f'{NOWHERE} ({" ".join(str(e).split())[:80]})') from None
 
 def lonlat(
     grid: Grid, # of the scene
@@ -172,7 +173,7 @@ class PixelSize:
         here, right, below = lonlat(grid, r, c), lonlat(grid, r, c + 1), lonlat(grid, r + 1, c)
         from pyproj import Geod
         self.nodes = np.stack([Geod(ellps='WGS84').inv(*here, *o)[2] for o in (right, below)])
-        if not np.isfinite(self.nodes).all() or self.nodes.min() <= 0: raise SceneError('the scene', 'some of its pixels are nowhere on Earth, by its coordinate reference system')
+        if not np.isfinite(self.nodes).all() or self.nodes.min() <= 0: raise SceneError('the scene', NOWHERE)
 
     def __call__(self,
         rows: np.ndarray, # indices of rows
@@ -237,21 +238,19 @@ class Shapes:
         self.grid, self.touched = grid, touched
         shapes, self.repaired = on_grid(read_frame(path).geometry if shapes is None else shapes, grid, path)
         self.all, shapes = shapes.index.nunique(), shapes[np.isfinite(shapes.bounds).all(axis=1)]
-        self.shapes = shapes.iloc[shapes.sindex.query(grid.part(.01, .01, grid.height - .02, grid.width - .02).outline)] # a shared edge does not count
+        inner = grid.part(.01, .01, grid.height - .02, grid.width - .02) # a shared edge does not count
+        self.shapes = shapes.iloc[shapes.sindex.query(inner.outline)]
         self.near = self.shapes.index.nunique()
         if not self.near: raise SceneError(path, 'does not touch the scene')
 
     def __call__(self,
-        row: int,    # first row of a window
-        col: int,    # first column
-        height: int, # rows
-        width: int   # columns
+        *at # first row, first column, rows and columns of a window
     ) -> np.ndarray: # `(height, width)` bool
         "Which pixels of a window lie in a polygon"
-        window = self.grid.part(row, col, height, width)
+        window = self.grid.part(*at)
         here = self.shapes.iloc[self.shapes.sindex.query(window.outline)]
-        if not len(here): return np.zeros((height, width), bool)
-        return geo().features.rasterize(here, (height, width), transform=window.affine, all_touched=self.touched, dtype='uint8') > 0
+        if not len(here): return np.zeros(window.shape, bool)
+        return geo().features.rasterize(here, window.shape, transform=window.affine, all_touched=self.touched, dtype='uint8') > 0
 
 # %% ../../nbs/70_scene.grid.ipynb #3f8f28c4
 class Mask:
@@ -270,19 +269,18 @@ class Mask:
         touches = lambda o, n: o.min() < n and o.max() > 0
         turns = [k for k, (col, row) in lattice(src, grid).items() if touches(col, src.width) and touches(row, src.height)]
         if not turns: raise SceneError(path, 'does not touch the scene')
-        self.vrts = [rio.vrt.WarpedVRT(src, **grid.profile, src_transform=rio.Affine.translation(-k, 0) * src.transform, resampling=rio.enums.Resampling.nearest,
-                                       tolerance=.01, src_nodata=None, nodata=None) for k in turns]
+        kw = dict(grid.profile, resampling=rio.enums.Resampling.nearest, tolerance=.01, src_nodata=None, nodata=None)
+        self.vrts = [rio.vrt.WarpedVRT(src, src_transform=rio.Affine.translation(-k, 0) * src.transform, **kw) for k in turns]
         values = np.unique(self.vrts[0].read(1, out_shape=tuple(min(o, 512) for o in grid.shape)))
-        if (values != 0).sum() > 1: raise SceneError(path, f'holds {len(values)} values, such as {values[0]:g} and {values[-1]:g}: a mask has 0 where a pixel counts and one other where it does not')
+        if (values != 0).sum() > 1:
+            some = f'holds {len(values)} values, such as {values[0]:g} and {values[-1]:g}'
+            raise SceneError(path, f'{some}: a mask has 0 where a pixel counts and one other where it does not')
 
     def __call__(self,
-        row: int,    # first row of a window
-        col: int,    # first column
-        height: int, # rows
-        width: int   # columns
+        *at # first row, first column, rows and columns of a window
     ) -> np.ndarray: # `(height, width)` bool
         "Which pixels of a window are to be left out; `SceneError` where a block of the file is corrupt"
-        if self.shapes: return self.shapes(row, col, height, width)
-        rio = geo()
+        if self.shapes: return self.shapes(*at)
+        rio, (row, col, height, width) = geo(), at
         try: return np.any([o.read(1, window=rio.windows.Window(col, row, width, height)) != 0 for o in self.vrts], 0)
         except rio.errors.RasterioError as e: raise SceneError(self.path, f'cannot be read ({str(e).splitlines()[0]})') from None

@@ -213,12 +213,13 @@ def set_units(self:RawScene,
     quantification: float = None,# numbers for a reflectance of 1, by hand
     force: bool = False          # skip the plausibility check
 ):
-    "Find factor and shift from the numbers of the files to raw values of the bands, with notes; `SceneError` where they cannot be right or there is nothing to judge by"
+    "Find factor and shift from the numbers of the files to raw values of the bands; `SceneError` where they cannot be right or cannot be judged"
     names = [*dict.fromkeys((*(WANTED if self.sentinel else ()), *self.names))]
     floats = any(np.dtype(o[2]).kind == 'f' for o in self.declared.values())
     declared = np.array([self.declared.get(o, (1., 0.))[:2] for o in names]).T
     two = np.array([o in L1C_BANDS for o in names])
-    if any(np.dtype(o[2]).itemsize == 1 for k, o in self.declared.items() if k in L1C_BANDS): raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
+    eight = [k for k, o in self.declared.items() if np.dtype(o[2]).itemsize == 1]
+    if {*eight} & {*L1C_BANDS}: raise SceneError(self.path, 'has 8-bit bands: a picture of a scene')
     x, ok = self.sample(names)
     if not ok.any(): raise SceneError(self.path, 'holds nothing but nodata, wherever it was sampled')
     x, factor, shift, self.offset = x[:, ok], np.ones(len(names)), np.zeros(len(names)), 0.
@@ -280,7 +281,7 @@ class Scene(RawScene):
 def part(self:Scene,
     name: str # 'aoi', 'mask' or 'dem'
 ): # a function of a window's row, column, height and width; None where there is no such file
-    "What a file says of a window, opened once a process; `SceneError` where it cannot be used"
+    "A file of the scene on its grid, opened once a process; `SceneError` where it cannot be used"
     kind = dict(aoi=Shapes, mask=Mask, dem=Elevation)[name]
     if self.args[name] and name not in self.open: self.open[name] = kind(self.args[name], self.grid)
     return self.open.get(name)
@@ -293,7 +294,7 @@ def read(self:Scene,
     height: int, # rows
     width: int,  # columns
     everywhere: bool = False # outside the region of interest too
-) -> tuple: # `(C, height, width)` float32 in the units of the model's patches, 1 (the mean) in holes; `(height, width)` which pixels are valid and to be mapped
+) -> tuple: # `(C, height, width)` float32 in units of patches, 1 (the mean) in holes; `(height, width)` which pixels are valid and wanted
     "A window of the scene; `SceneError` where a block of it is corrupt"
     at, shape, filed = (row, col, height, width), (height, width), ~np.array(self.terrain)
     wanted = self.part('aoi')(*at) if self.args['aoi'] and not everywhere else np.ones(shape, bool)

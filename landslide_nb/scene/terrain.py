@@ -28,30 +28,24 @@ def horn_slope(
     return np.degrees(np.arctan(np.hypot(p, q)))
 
 # %% ../../nbs/71_scene.terrain.ipynb #38e1f479
-def within(
-    src,      # open raster
-    col, row  # of points, in its pixels
-) -> np.ndarray: # bool
-    "Which points lie in a raster, to one of its pixels"
-    return (col > -1) & (col < src.width + 1) & (row > -1) & (row < src.height + 1)
-
 def check_covers(
     src,       # open elevation model
     grid: Grid # of the scene
 ) -> dict: # as `lattice`, without turns that meet no point of the scene
     "`SceneError` where the elevation model does not reach as far as the scene"
     if src.crs is None: raise SceneError(src.name, 'has no coordinate reference system')
-    res = {k: o for k, o in lattice(src, grid).items() if within(src, *o).any()}
-    inside = np.any([within(src, *o) for o in res.values()], 0) if res else np.zeros(1)
+    within = lambda col, row: (col > -1) & (col < src.width + 1) & (row > -1) & (row < src.height + 1)
+    res = {k: o for k, o in lattice(src, grid).items() if within(*o).any()}
+    inside = np.any([within(*o) for o in res.values()], 0) if res else np.zeros(1)
     if not inside.all(): raise SceneError(src.name, f'the elevation model covers {np.floor(100*inside.mean()):.0f} % of the scene')
     return res
 
 # %% ../../nbs/71_scene.terrain.ipynb #4413ac1b
 LOWEST, HIGHEST = -500, 9000 # metres: below the shore of the Dead Sea, above Everest
 FOOT, SURVEY_FOOT = .3048, 1200/3937
-LENGTHS = {'m': 1., 'metre': 1., 'metres': 1., 'meter': 1., 'meters': 1., 'ft': FOOT, 'foot': FOOT, 'feet': FOOT, 'usft': SURVEY_FOOT, 'ftus': SURVEY_FOOT,
-           'ussurveyfoot': SURVEY_FOOT, 'ussurveyfeet': SURVEY_FOOT, 'footus': SURVEY_FOOT, 'dm': .1, 'decimetre': .1, 'decimeter': .1, 'cm': .01, 'centimetre': .01,
-           'centimeter': .01, 'mm': .001, 'millimetre': .001, 'millimeter': .001, 'km': 1000.}
+UNITS = {1.: 'm metre metres meter meters', FOOT: 'ft foot feet', SURVEY_FOOT: 'usft ftus ussurveyfoot ussurveyfeet footus', .1: 'dm decimetre decimeter',
+         .01: 'cm centimetre centimeter', .001: 'mm millimetre millimeter', 1000.: 'km'}
+LENGTHS = {name: metres for metres, names in UNITS.items() for name in names.split()}
 
 def metres_per_unit(
     src # open elevation model
@@ -60,7 +54,7 @@ def metres_per_unit(
     from pyproj import CRS
     plain = lambda o: re.sub('[^a-z]', '', o.lower())
     tags = {plain(k): v for k, v in {**src.tags(), **src.tags(1)}.items()}
-    stated = [src.units[0], *(tags.get(o) for o in ('units', 'unit', 'unittype', 'zunits', 'zunit', 'verticalunits', 'verticalunit', 'elevationunit'))]
+    stated = [src.units[0], *map(tags.get, 'units unit unittype zunits zunit verticalunits verticalunit elevationunit'.split())]
     stated += re.findall(r'[\[(]\s*([A-Za-z _-]{1,16}?)\s*[\])]', src.descriptions[0] or '')
     known = [LENGTHS[plain(o)] for o in stated if o and plain(o) in LENGTHS]
     known += [o.unit_conversion_factor for o in CRS(src.crs.to_wkt()).axis_info[2:]] if src.crs else []
@@ -73,7 +67,8 @@ def check_kind(
     "`SceneError` for what cannot be heights: several bands, eight bits"
     n = src.count - (src.colorinterp[-1] == geo().enums.ColorInterp.alpha)
     if n != 1: raise SceneError(src.name, f'has {n} bands: an elevation model has one')
-    if np.dtype(src.dtypes[0]).itemsize == 1 or np.dtype(src.dtypes[0]).kind == 'c': raise SceneError(src.name, f'holds {src.dtypes[0]}: a picture of heights, not heights')
+    kind = np.dtype(src.dtypes[0])
+    if kind.itemsize == 1 or kind.kind == 'c': raise SceneError(src.name, f'holds {kind}: a picture of heights, not heights')
 
 # %% ../../nbs/71_scene.terrain.ipynb #717c1298
 class Elevation:
@@ -151,7 +146,8 @@ def heights(self:Elevation,
     if (bad := (z < LOWEST) | (z > HIGHEST)).any():
         from scipy.ndimage import maximum_filter
         z[maximum_filter(bad, 2*r - 1)] = np.nan
-    return carry_on(z[r - 1:len(z) - r + 1, r - 1:z.shape[1] - r + 1], row == 0, row + height == self.grid.height, col == 0, col + width == self.grid.width)
+    edges = row == 0, row + height == self.grid.height, col == 0, col + width == self.grid.width
+    return carry_on(z[r - 1:len(z) - r + 1, r - 1:z.shape[1] - r + 1], *edges)
 
 # %% ../../nbs/71_scene.terrain.ipynb #d84b3189
 @patch
@@ -174,7 +170,8 @@ def check(self:Elevation,
 ) -> list: # of lines for the user
     "Check some places of the scene; `SceneError` where there are no heights at all, or slopes that no landscape has"
     k, (h, w) = 32, self.grid.shape
-    z = np.concatenate([self(int(r), int(c), min(k, h), min(k, w)).reshape(2, -1) for r in np.linspace(0, max(h - k, 0), 5) for c in np.linspace(0, max(w - k, 0), 5)], 1)
+    rows, cols = (np.linspace(0, max(o - k, 0), 5).astype(int).tolist() for o in (h, w))
+    z = np.concatenate([self(r, c, min(k, h), min(k, w)).reshape(2, -1) for r in rows for c in cols], 1)
     if not (real := np.isfinite(z[0])).any(): raise SceneError(self.path, 'has no heights where the scene is, wherever it was sampled')
     steep, lines = np.median(z[0, real]), []
     if steep > 33:

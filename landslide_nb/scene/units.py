@@ -31,15 +31,16 @@ def band_names(
 
 # %% ../../nbs/73_scene.units.ipynb #eb0d04dd
 COMMON = dict(coastal='B1', aerosol='B1', ultrablue='B1', blue='B2', green='B3', red='B4', rededge='B5 B6 B7 B8A', rededge1='B5', rededge071='B5',
-              rededge2='B6', rededge074='B6', rededge3='B7', rededge078='B7', rededge4='B8A', nir='B8 B8A', nir1='B8', nir08='B8A', nir8a='B8A', nir2='B8A',
+              rededge2='B6', rededge074='B6', rededge3='B7', rededge078='B7', rededge4='B8A', nir='B8 B8A', nir1='B8', nir08='B8A', nir8a='B8A',
+              nir2='B8A',
               narrownir='B8A', nir09='B9', watervapour='B9', cirrus='B10', swir='B11 B12', swir16='B11', swir1='B11', swir22='B12', swir2='B12')
-SPELT = (('red edge', 'rededge'), ('near infrared', 'nir'), ('short ?wave infrared', 'swir'), ('water vapou?r', 'watervapour'), ('ultra blue', 'ultrablue'),
-         ('narrow nir|nir narrow', 'narrownir'), ('(rededge|swir|nir) ([0-9])', r'\1\2'))
+SPELT = (('red edge', 'rededge'), ('near infrared', 'nir'), ('short ?wave infrared', 'swir'), ('water vapou?r', 'watervapour'),
+         ('ultra blue', 'ultrablue'), ('narrow nir|nir narrow', 'narrownir'), ('(rededge|swir|nir) ([0-9])', r'\1\2'))
 
 def common_bands(
     text: str # a description
 ) -> list: # of band names
-    "The bands that a common name can mean, as STAC and others have them: B2 for 'blue', B8A for 'nir08', four for 'Red Edge'; none where there is no such name"
+    "The bands that a common name (of STAC and others) can mean: B2 for 'blue', B8A for 'nir08', four for 'Red Edge'"
     words = re.sub('[^a-z0-9]+', ' ', (text or '').lower())
     for long, short in SPELT: words = re.sub(rf'\b(?:{long})', short, words)
     found = [{*COMMON[o].split()} for o in words.split() if o in COMMON]
@@ -69,7 +70,8 @@ def described_band(
     own = [o for o in wanted if o not in L1C_BANDS and re.search(rf'\b{re.escape(o.lower())}\b', words)]
     if own or not {*wanted} & {*L1C_BANDS}: return own[0] if len(own) == 1 else None
     name, may = next(iter(band_names(text)), None), common_bands(text)
-    if name and may and name not in may: raise SceneError(path, f'{text!r} cannot be: {name} is not that in Sentinel-2; is it another sensor? (--bands names them)')
+    if name and may and name not in may:
+        raise SceneError(path, f'{text!r} cannot be: {name} is not that in Sentinel-2; is it another sensor? (--bands names them)')
     return name or (may[0] if len(may) == 1 else 'B8' if may[:1] == ['B8'] else None)
 
 # %% ../../nbs/73_scene.units.ipynb #2a721466
@@ -106,8 +108,8 @@ def check_bands(
     "`SceneError` where a band of the model is missing; B10, which Level-2A lacks, need not be there"
     if (lost := [o for o in wanted if o not in where and o != 'B10']): raise SceneError(path, f'band{"s"*(len(lost) > 1)} {" ".join(lost)} missing')
     no10 = 'B10' in wanted and 'B10' not in where
-    guess, surface = level2 is None and no10, 'the model was trained on Level-1C'
-    res = [f'a Level-2A product (surface reflectance): {surface}'] if level2 else [f'no B10, so perhaps Level-2A (surface reflectance): {surface}'] if guess else []
+    what = 'a Level-2A product' if level2 else 'no B10, so perhaps Level-2A' if level2 is None and no10 else None
+    res = [f'{what} (surface reflectance): the model was trained on Level-1C'] if what else []
     return res + (['Level-2A has no B10: its mean stands in' if level2 else 'B10 is not there: its mean stands in'] if no10 else [])
 
 # %% ../../nbs/73_scene.units.ipynb #2c263c71
@@ -119,7 +121,7 @@ def product_folder(
     inside = sorted(o for o in path.rglob('*') if o.suffix.upper() == '.SAFE' and o.is_dir())
     if len(inside) > 1: raise SceneError(path, f'holds {len(inside)} products, such as {inside[0].name} and {inside[1].name}: name one of them')
     path = inside[0] if inside else path
-    if len([o for o in path.glob('GRANULE/*') if o.is_dir()]) > 1: raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
+    if sum(o.is_dir() for o in path.glob('GRANULE/*')) > 1: raise SceneError(path, 'holds several granules: name one of the folders under GRANULE')
     return path
 
 # %% ../../nbs/73_scene.units.ipynb #9e7e3ef6
@@ -136,7 +138,7 @@ def one_of(
     finest = [o for o in files if res(o) == min(map(res, files))]
     made = lambda o, p: o.stem != p.stem and o.stem.startswith(p.stem) and dates_in(o.stem) == dates_in(p.stem)
     left = [o for o in finest if not any(made(o, p) for p in finest)]
-    if len(left) > 1: raise SceneError(path, f'{band} is in two files, {left[0].relative_to(path)} and {left[1].relative_to(path)}: leave one of them')
+    if len(left) > 1: raise SceneError(path, f'{band} is in two files, {" and ".join(str(o.relative_to(path)) for o in left[:2])}: leave one of them')
     return left[0]
 
 # %% ../../nbs/73_scene.units.ipynb #b4561030
@@ -151,7 +153,8 @@ def safe_bands(
             raise SceneError(o, f'is one of files that are only numbered: {numbered}')
         if len(names := band_names(o.stem)) == 1: files.setdefault(names[0], []).append(o)
     if not files: raise SceneError(path, 'a folder without band files (*_B02.jp2 and so on)')
-    level2 = any(p.parent.name in ('R10m', 'R20m', 'R60m') for o in files.values() for p in o) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
+    by_size = {p.parent.name for o in files.values() for p in o} & {'R10m', 'R20m', 'R60m'}
+    level2 = bool(by_size) or 'MSIL2A' in path.name or (path/'MTD_MSIL2A.xml').exists()
     found = {k: one_of(path, k, o) for k, o in sorted(files.items())}
     if only_counted([found[k].stem for k in L1C_BANDS if k in found]): raise SceneError(path, f'its files are only numbered: {numbered}')
     dates = {dates_in(o.stem): o.name for o in found.values()}
@@ -159,8 +162,8 @@ def safe_bands(
     return found, level2
 
 # %% ../../nbs/73_scene.units.ipynb #ecc1c2a8
-FACTS = dict(quantum='(?!.*(AOT|WVP)).*QUANTIFICATION_VALUE', offset='.*(RADIO|RADIOMETRIC|BOA|TOA)_(ADD_)?OFFSET(_B?[0-9A]+)?', applied='.*OFFSET_APPLIED',
-             baseline='.*PROCESSING_?BASELINE', level='(.*_)?(PROCESSING_?LEVEL|PRODUCT_?TYPE|LEVEL|COLLECTION)',
+FACTS = dict(quantum='(?!.*(AOT|WVP)).*QUANTIFICATION_VALUE', offset='.*(RADIO|RADIOMETRIC|BOA|TOA)_(ADD_)?OFFSET(_B?[0-9A]+)?',
+             applied='.*OFFSET_APPLIED', baseline='.*PROCESSING_?BASELINE', level='(.*_)?(PROCESSING_?LEVEL|PRODUCT_?TYPE|LEVEL|COLLECTION)',
              name='(.*_)?(PRODUCT_(URI|ID|NAME|IDENTIFIER)(_[12][AC])?|GRANULE_ID|TILE_ID|TITLE|IDENTIFIER|NAME)')
 
 def facts_in(
@@ -211,7 +214,7 @@ def baseline_of(
     text: str, # '05.09' or 'N0509'
     name: bool = False # it is a product's or a granule's name, with the baseline somewhere in it
 ) -> float|None:
-    "The processing baseline; None where there is none, or one that a person gave who processed the data again (99.99)"
+    "The processing baseline; None where there is none, or one of data that was processed again by others (99.99)"
     m = re.search(r'_N(\d\d)[._]?(\d\d)(?![0-9])', text) if name else re.fullmatch(r'\s*N?(\d{1,2})[._]?(\d{1,2})?\s*', text)
     res = int(m[1]) + int(m[2] or 0)/100 if m else None
     return res if res is not None and 0 < res < 50 else None
@@ -228,8 +231,10 @@ def number_of(
     label: str   # their source
 ) -> float|None:
     "The number; `SceneError` where several differ, as offsets of bands could"
-    found = [float(o) for t in texts for o in re.findall(r'[-+]?[0-9.]+(?:[eE][-+]?\d+)?', t) if re.fullmatch(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?', o)]
-    if len({*found}) > 1: raise SceneError(label, f'has different offsets or quantifications for its bands ({min(found):g} to {max(found):g}): --offset or --quantification settles it')
+    found = [float(o) for t in texts for o in re.findall(r'(?<![\d.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\d.])', t)]
+    if len({*found}) > 1:
+        span = f'({min(found):g} to {max(found):g})'
+        raise SceneError(label, f'has different offsets or quantifications for its bands {span}: --offset or --quantification settles it')
     return found[0] if found else None
 
 # %% ../../nbs/73_scene.units.ipynb #50ada0f0
@@ -260,7 +265,8 @@ def known_units(
     found = [(*stated_offset(f, who), who) for who, f in sources]
     found = sorted((o for o in found if o[1] is not None), key=lambda o: o[0])
     odd = [o for o in found if o[1] != found[0][1]]
-    notes = [f'{found[0][2]} states an offset of {found[0][1]:g}, {odd[0][2]} of {odd[0][1]:g}: the first is used (--offset settles it)'] if odd else []
+    line = '{2} states an offset of {1:g}, {5} of {4:g}: the first is used (--offset settles it)'
+    notes = [line.format(*found[0], *odd[0])] if odd else []
     return Known(quantum[0] if quantum else None, found[0][1] if found else None, level[0] if level else None, notes)
 
 # %% ../../nbs/73_scene.units.ipynb #e4e40679
@@ -274,7 +280,7 @@ class Units:
 
     def raw(self, x): return x*self.factor[:, None] + self.shift[:, None] - self.offset
 
-def small(x): return np.nanpercentile(x, 99) < 3
+def small(x): return np.nanpercentile(x, 99) < 3 # as reflectance is, and digital numbers are not
 
 def scale_of(
     x: np.ndarray,    # `(12, N)` numbers of a sample
@@ -288,7 +294,8 @@ def scale_of(
     if not quantum and not ((scale == 1).all() and (shift == 0).all()):
         f = 1e4 if small(x*scale[:, None] + shift[:, None]) else 1.
         return Units(f*scale, f*shift, 0., [])
-    if not quantum and floats and small(x): return Units(none + 1e4, none, 0., ['taken for reflectance (99 % of a sample are below 3): multiplied by 10 000'])
+    if not quantum and floats and small(x):
+        return Units(none + 1e4, none, 0., ['taken for reflectance (99 % of a sample are below 3): multiplied by 10 000'])
     return Units(none + 1e4/(quantum or known.quantum or 1e4), none, 0., [])
 
 # %% ../../nbs/73_scene.units.ipynb #bd7e8370
@@ -302,10 +309,10 @@ def offset_of(
     "The offset to subtract, where the numbers do not contradict it; `SceneError` where one that was given by hand cannot be right"
     off, cirrus, later = (stated or 0.) if given is None else given, dn[CIRRUS], 'as from processing baseline 04.00 on (--offset 0 keeps it)'
     below = np.nanmax((dn < off - 300).mean(1)) if off > 0 else 0
-    if below > .05 and given is not None:
-        raise SceneError('--offset', f'{off:g} cannot be: {100*below:.0f} % of a band of {path} lie more than 300 below it (--force subtracts it all the same)')
     if below > .05:
-        return 0., [f'an offset of {off:g} is stated, but {100*below:.0f} % of a band lie more than 300 below it: assumed to be subtracted already (--offset {off:g} subtracts it)']
+        far = f'{100*below:.0f} % of a band lie more than 300 below it'
+        if given is not None: raise SceneError('--offset', f'{off:g} cannot be: {far} in {path} (--force subtracts it all the same)')
+        return 0., [f'an offset of {off:g} is stated, but {far}: assumed to be subtracted already (--offset {off:g} subtracts it)']
     if given is None and np.isfinite(cirrus).any() and (low := np.percentile(cirrus - off, 1)) > 900:
         return off + 1000., [f'B10, nearly 0 where there is no cirrus, is nowhere below {low:.0f}: an offset of 1000 is subtracted, {later}']
     if stated is None and given is None and not np.isfinite(cirrus).any() and np.nanmin(np.percentile(dn, .5, axis=1)) > 1000:
@@ -342,7 +349,8 @@ def plausible(
     force: bool  # go on with a note
 ) -> Units:
     "The units; `SceneError` where there is a fault"
-    if fault and not force: raise SceneError(path, f'{fault}: numbers on another scale? --quantification and --offset say which, --force goes on all the same')
+    if fault and not force:
+        raise SceneError(path, f'{fault}: numbers on another scale? --quantification and --offset say which, --force goes on all the same')
     if fault: units.notes.append(fault)
     return units
 
@@ -358,12 +366,12 @@ def own_units(
     force: bool = False    # skip the plausibility check
 ) -> Units: # to raw values of the bands
     "The units of bands that are not Sentinel-2's, with a line that says what they are taken for; `SceneError` where they cannot be right"
-    full, shown = np.array([b.full for b in bands]), bands.optical
-    res = Units(*declared, float(offset or 0), [f'{" ".join(bands.names)}: taken for {" and ".join(dict.fromkeys(b.unit for b in bands))}, the unit of the model\'s bands'])
+    full, shown, these = np.array([b.full for b in bands]), bands.optical, f'{" ".join(bands.names)}: taken for'
+    res = Units(*declared, float(offset or 0), [f'{these} {" and ".join(dict.fromkeys(b.unit for b in bands))}, the unit of the model\'s bands'])
     if quantum: res.factor, res.shift = full/quantum, 0*full
     elif floats and shown.any() and small(x[shown]) and (res.factor == 1).all():
-        res.factor, res.notes = bands.means, [f'{" ".join(bands.names)}: taken for numbers that were divided by the means of the model\'s bands (99 % of a sample are below 3)']
+        res.factor, res.notes = bands.means, [f'{these} numbers that were divided by the means of the model\'s bands (99 % of a sample are below 3)']
     light, fault = (res.raw(x) / full[:, None])[shown], None
-    if len(light) and (mid := np.median(light, 1)).max() > 1: fault = f'half of the pixels of {np.array(bands.names)[shown][mid.argmax()]} are brighter than full scale'
+    if len(light) and np.median(light, 1).max() > 1: fault = 'half of the pixels of a band are brighter than full scale'
     elif len(light) and np.percentile(light, 99) < .01: fault = '99 % of the pixels are below a hundredth of full scale'
     return plausible(path, res, fault, force)

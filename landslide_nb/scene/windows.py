@@ -25,16 +25,33 @@ from ..predict.crf import CRFParams, banded_crfs, crf_pool
 from ..predict.maps import predict_batch, query_batch
 from .reader import Scene
 
-# %% ../../nbs/77_scene.windows.ipynb #488b50a0
-def starts(
-    n: int,       # pixels of the scene along an axis
-    size: int,    # of a window
-    overlap: int, # pixels that two windows share; negative: pixels between them
-    whole: bool = False # only full steps from the first pixel on; otherwise the last window is shifted to end with the scene
-) -> list: # first pixel of each window
-    "Where windows begin along an axis"
-    if whole: return [*range(0, n - size + 1, size - overlap)]
-    return [0] if n <= size else [*range(0, n - size, size - overlap), n - size]
+# %% ../../nbs/77_scene.windows.ipynb #d984bbeb
+@dataclass(frozen=True)
+class Windows:
+    "The windows of a scene, in rows from top to bottom"
+    height: int         # rows of the scene
+    width: int          # columns
+    size: int = PATCH   # pixels of a window
+    overlap: int = 32   # pixels that neighbours share; negative: pixels between them
+    bs: int = 16        # windows a batch
+    whole: bool = False # only full steps from the first pixel on; otherwise the last windows are shifted to end with the scene
+
+    def starts(self, n): # first pixel of each window along an axis of `n` pixels
+        step = self.size - self.overlap
+        if self.whole: return [*range(0, n - self.size + 1, step)]
+        return [0] if n <= self.size else [*range(0, n - self.size, step), n - self.size]
+
+    @property
+    def tops(self): return self.starts(self.height)
+    @property
+    def lefts(self): return self.starts(self.width)
+    @property
+    def corners(self): return [(r, c) for r in self.tops for c in self.lefts] # first row and column of each window
+
+    def check_overlap(self):
+        "`InputError` where the overlap is too small or too large for blending"
+        most = 3 * self.size // 4
+        if not 8 <= self.overlap <= most: raise InputError('--overlap', f'must be from 8, below which seams show, to {most}, not {self.overlap}')
 
 # %% ../../nbs/77_scene.windows.ipynb #c07164fc
 def taper(
@@ -47,29 +64,6 @@ def taper(
     margin = overlap // 4
     ramp = np.sin(np.pi/2 * np.clip((np.arange(size) + .5 - margin) / (overlap - 2*margin), 0, 1))**2
     return ((1 if first else ramp) * (1 if last else ramp[::-1]) * np.ones(size)).astype(np.float32)
-
-# %% ../../nbs/77_scene.windows.ipynb #d984bbeb
-@dataclass(frozen=True)
-class Windows:
-    "The windows of a scene, in rows from top to bottom"
-    height: int         # rows of the scene
-    width: int          # columns
-    size: int = PATCH   # pixels of a window
-    overlap: int = 32   # pixels that neighbours share; negative: pixels between them
-    bs: int = 16        # windows a batch
-    whole: bool = False # see `starts`
-
-    @property
-    def tops(self): return starts(self.height, self.size, self.overlap, self.whole)
-    @property
-    def lefts(self): return starts(self.width, self.size, self.overlap, self.whole)
-    @property
-    def corners(self): return [(r, c) for r in self.tops for c in self.lefts] # first row and column of each window
-
-    def check_overlap(self):
-        "`InputError` where the overlap is too small or too large for blending"
-        most = 3 * self.size // 4
-        if not 8 <= self.overlap <= most: raise InputError('--overlap', f'must be from 8, below which seams show, to {most}, not {self.overlap}')
 
 # %% ../../nbs/77_scene.windows.ipynb #c7f90177
 @patch
@@ -135,14 +129,14 @@ def read_windows(
     i: int,       # row of windows
     js: list      # neighbouring positions in the row
 ): # yields position, window `(C, size, size)` in the units of the model's patches, and which pixels are valid
-    "Windows that are read in one go"
+    "Those of some windows that have a valid pixel, read in one go"
     s, top, left = cut.size, cut.tops[i], cut.lefts[js[0]]
     x, ok = scene.read(top, left, min(s, cut.height), min(cut.lefts[js[-1]] + s, cut.width) - left)
     pad = [(0, max(s - o, 0)) for o in ok.shape]
     if any(b for _, b in pad): x, ok = np.pad(x, ((0, 0), *pad), mode='symmetric'), np.pad(ok, pad)
     for j in js:
         part = slice(cut.lefts[j] - left, cut.lefts[j] - left + s)
-        yield j, x[:, :, part], ok[:, part]
+        if ok[:, part].any(): yield j, x[:, :, part], ok[:, part]
 
 # %% ../../nbs/77_scene.windows.ipynb #c386e065
 def checksum(
@@ -199,7 +193,7 @@ def gather(self:Predictor,
 ) -> tuple: # positions of the windows; the windows `(B, C, size, size)` float32; which pixels are valid
     "The windows of a batch that are not all holes"
     i, js = self.jobs[n]
-    found = [o for o in read_windows(self.scene, self.cut, i, js) if o[2].any()]
+    found = list(read_windows(self.scene, self.cut, i, js))
     if not found: return [], None, None
     js, xs, oks = zip(*found)
     return list(js), np.stack(xs), np.stack(oks)
@@ -272,11 +266,8 @@ def read(self:Strips,
     last: int   # row after the last
 ) -> np.ndarray: # `(layers, last - first, width)`
     "Rows of the map"
-    parts = []
-    for i in range(len(self.cut.tops)):
-        a, b = self.cut.rows(i)
-        if a < last and b > first: parts.append(self.strip(i)[:, max(first - a, 0):last - a])
-    return np.concatenate(parts, 1)
+    rows = [(i, *self.cut.rows(i)) for i in range(len(self.cut.tops))]
+    return np.concatenate([self.strip(i)[:, max(first - a, 0):last - a] for i, a, b in rows if a < last and b > first], 1)
 
 # %% ../../nbs/77_scene.windows.ipynb #b6a1c3be
 def begin(
@@ -386,7 +377,7 @@ def crf_windows(
     prob = np.nan_to_num(net.read(cut.tops[i], min(cut.tops[i] + cut.size, cut.height))[0])
     prob = np.pad(prob, [(0, max(cut.size - o, 0)) for o in prob.shape], mode='symmetric')
     for js in cut.batches(i):
-        found = [(j, x[guide], ok) for j, x, ok in read_windows(scene, cut, i, js) if ok.any()]
+        found = [(j, x[guide], ok) for j, x, ok in read_windows(scene, cut, i, js)]
         if not found: continue
         js, guides, oks = zip(*found)
         res = banded_crfs([prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j in js], list(guides), params, pool, backend)
