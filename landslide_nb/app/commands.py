@@ -37,7 +37,7 @@ def synth(
     write_world(out, train, valid, test, seed)
     print(f'{train} labelled, {valid} + {test} unlabelled patches in {out}')
 
-# %% ../../nbs/93_app.commands.ipynb #b479d3fe
+# %% ../../nbs/93_app.commands.ipynb #d1406144
 @command(reading=options_of('scene.reader.Scene', 'reads'), cutting=options_of('scene.cut.cut_scene'))
 def cut(
     scene: str,    # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
@@ -47,7 +47,7 @@ def cut(
     split: Annotated[str, dict(choices=('train', 'valid', 'test'))] = 'train', # use of the patches
     *, reading, cutting
 ):
-    "Cut a scene and the outlines of its landslides into labelled patches, for landslide-check and landslide-train; with --aoi only windows in it, the part that was searched for landslides"
+    "Cut a scene and the outlines of its landslides into labelled patches; with --aoi those of the part that was searched for landslides"
     from landslide_nb.scene.cut import cut_scene
     from landslide_nb.scene.reader import Scene
     check_range(0, .9, valid=cutting['valid'])
@@ -139,29 +139,20 @@ def in_domain_lines(
 KINDS = 'logits', 'probability', 'entropy', 'margin', 'symmetries', 'members' # of uncertainty; not imported, or every --help would wait for torch
 OfAny, OfOne = (Annotated[str, dict(nargs='?', const='symmetries', choices=o)] for o in (KINDS, KINDS[:-1])) # one model has no members
 
-# %% ../../nbs/93_app.commands.ipynb #65bef7ff
-@command()
+# %% ../../nbs/93_app.commands.ipynb #5ad98b62
+@command(mapping=options_of('scene.map.map_scene', 'polygons', 'min_area'),
+         inference=options_of('scene.map.Inference', 'size', 'overlap', 'amp', 'dask', 'workers'))
 def predict(
     model: str,             # folder of a trained stage (model.safetensors and model.json), or a run folder: the mean of all its models; or starter
     data: str,              # data folder in either layout, a packed store, or a folder of image_N.h5
     out: str,               # folder for mask_N.h5 (key mask, uint8)
     split: str = 'valid',   # 'train', 'valid' or 'test'; without meaning for a folder of images
-    crf: bool = False,      # sharpen the contours with the dense CRF: the masks are made after it
     uncertainty: OfAny = None, # also write uncertainty_N.h5: without a kind, how far eight symmetries disagree; logits is the paper's
     prob: bool = False,     # also write the network's landslide probability, prob_N.h5, with --crf too
-    crf_prob: bool = False, # also write the CRF's own probability, crf_N.h5
     zip: bool = False,      # also write the contest's submission.zip
-    adapt: bool = False,    # first adapt the model's batch norms to the patches' region, as far as it differs; the starter's always
-    no_adapt: bool = False, # not even the starter's
-    symmetries: bool = False, # the mean over the eight symmetries of the square, at eight times the cost
-    threshold: float = .5,  # of the landslide probability
-    passes: int = 10,       # stochastic passes
-    drop: float = .3,       # dropout probability of the passes
-    bs: int = 16,           # patches a batch
-    seed: int = 0,          # of the passes
-    device: str = None,     # such as 'cuda' or 'cpu', the best there is by default
     skip_bad: bool = False, # go on without bad patches, and report how many
-    force: bool = False     # go on with patches that are not in the benchmark's units
+    force: bool = False,    # go on with patches that are not in the benchmark's units
+    *, mapping, inference
 ):
     "Predict landslide masks for a split or a folder of patches. With --crf masks are made after the CRF; probabilities are the network's"
     with skipping('landslide-predict', skip_bad) as bad:
@@ -172,17 +163,18 @@ def predict(
         from landslide_nb.predict.crf import CRFParams
         from landslide_nb.predict.maps import predict_folder, submission_zip
         from landslide_nb.predict.adapt import adapt_members
+        crf, crf_prob, adapt = (mapping[k] for k in ('crf', 'crf_prob', 'adapt'))
         if split not in ('train', 'valid', 'test'): raise InputError('--split', f'{split!r} is not one of train, valid, test')
         check_needs(crf, 'crf', crf_prob=crf_prob)
-        net, info = load_run(model, pick_device(device))
+        net, info = load_run(model, inference['device'])
         patches = read_split(data, split, bad=bad)
         if not force: check_units(patches.x, data, net.scaling)
-        if adapt or is_starter(model) and not no_adapt:
-            net, lines = adapt_members(net, patches, bs=bs)
+        if is_starter(model) if adapt is None else adapt:
+            net, lines = adapt_members(net, patches, bs=inference['bs'])
             print('\n'.join(lines))
-        if symmetries: net = Symmetric(net)
-        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob,
-                               save_crf=crf_prob, threshold=threshold, n=passes, p=drop, bs=bs, seed=seed)
+        if mapping['symmetries']: net = Symmetric(net)
+        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob, save_crf=crf_prob,
+                               threshold=mapping['threshold'], n=inference['passes'], p=inference['drop'], bs=inference['bs'], seed=inference['seed'])
         if zip: submission_zip(out)
         print(f'{len(patches)} masks in {out}, {100*share:.2f} % landslide')
 
@@ -205,7 +197,7 @@ def score(
         s = score_folders(pred, truth, bad)
         print(dumps(s) if json else score_table(s))
 
-# %% ../../nbs/93_app.commands.ipynb #0aefc192
+# %% ../../nbs/93_app.commands.ipynb #1a93cd4f
 def score_table(
     s: dict, # what `score_folders` or `score_checked` returns
     last: str = 'patches' # what is counted in the last column
@@ -219,8 +211,8 @@ def checked_table(
 ) -> str:
     "Those two lines, and what was checked"
     gone = f', of which {s["not_mapped"]} are not mapped and left out' if s['not_mapped'] else ''
-    return (score_table(s, 'pixels') + f'\nchecked: {s["right"] + s["wrong"]} of {s["polygons"]} polygons ({s["right"]} right, {s["wrong"]} wrong), {s["pixels"]} pixels{gone}'
-            '\nrecall counts only those missed landslides that were drawn')
+    line = f'checked: {s["right"] + s["wrong"]} of {s["polygons"]} polygons ({s["right"]} right, {s["wrong"]} wrong), {s["pixels"]} pixels{gone}'
+    return '\n'.join([score_table(s, 'pixels'), line, 'recall counts only those missed landslides that were drawn'])
 
 # %% ../../nbs/93_app.commands.ipynb #af86cf77
 @command()
@@ -253,7 +245,7 @@ def repair(
         save_model(out, again, info.recipe)
         print(f'the model after is in {out}')
 
-# %% ../../nbs/93_app.commands.ipynb #7c7dcdf8
+# %% ../../nbs/93_app.commands.ipynb #cfe73a12
 @command()
 def report(
     run: str,           # run folder of landslide-train
@@ -262,7 +254,7 @@ def report(
     truth: str = None,  # folder with valid/ and test/ masks to score against, where the data has none
     device: str = None  # such as 'cuda' or 'cpu', the best there is by default
 ):
-    "The paper's Table 2 and Figure 2 of a run: each model without self-training, with it, and after the CRF; models that a recipe did not train are left out"
+    "The paper's Table 2 and Figure 2 of a run: each model without self-training, with it, and after the CRF, as far as they were trained"
     from landslide_nb.app.report import ablation_table, read_run, write_report
     from landslide_nb.train.run import read_data
     check_truth(truth)
@@ -282,26 +274,25 @@ def demo(
     from landslide_nb.app.demo import run_demo, run_demos
     print(run_demo(out, seed) if repeats == 1 else run_demos(out, range(seed, seed + repeats)))
 
-# %% ../../nbs/93_app.commands.ipynb #bca9a069
-@command(reading=options_of('scene.reader.Scene', 'reads'), mapping=options_of('scene.map.map_scene'), inference=options_of('scene.map.Inference', 'size'))
+# %% ../../nbs/93_app.commands.ipynb #5321a330
+@command(reading=options_of('scene.reader.Scene', 'reads'), mapping=options_of('scene.map.map_scene'),
+         inference=options_of('scene.map.Inference', 'size'))
 def map_command(
     model: str,           # folder of a trained stage (model.safetensors and model.json), or starter
-    scene: Annotated[str, dict(nargs='+')], # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder; of several the options stand before MODEL or after OUT
+    scene: Annotated[str, dict(nargs='+')], # GeoTIFF, VRT or .SAFE folder; of several the options stand before MODEL or after OUT
     out: str,             # folder for the map, or for the maps of several scenes; a killed run goes on where it stopped
     uncertainty: OfOne = None, # also map the uncertainty: without a kind, how far eight symmetries disagree; logits is the paper's
     polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as gpkg by default
-    adapt: bool = False,    # first adapt the model's batch norms to the scene, as far as it differs; the starter's always
-    no_adapt: bool = False, # not even the starter's
     dask: Annotated[str, dict(nargs='?', const='local')] = None, # address of a Dask scheduler, processes on this machine by default
     *, reading, mapping, inference
 ):
-    "Map the landslides of a whole Sentinel-2 scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
+    "Map the landslides of a whole scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
     from landslide_nb.scene.map import map_scene, map_scenes, open_scenes
     from landslide_nb.scene.reader import Scene
     from landslide_nb.scene.windows import model_bands
     check_needs(mapping['crf'], 'crf', crf_prob=mapping['crf_prob'])
     reading['reads'] = model_bands(model)
-    settings = dict(mapping, uncertainty=uncertainty, polygons=polygons, adapt=False if no_adapt else adapt or None, dask=dask, **inference)
+    settings = dict(mapping, uncertainty=uncertainty, polygons=polygons, dask=dask, **inference)
     scenes = scene if isinstance(scene, (list, tuple)) else [scene]
     if len(scenes) == 1: return print(map_line(map_scene(model, Scene(scenes[0], **reading), out, **settings)['result'], out))
     res = map_scenes(model, open_scenes(scenes, **reading), out, **settings)
@@ -317,14 +308,14 @@ def map_line(
     share = 100 * res['landslide_pixels'] / max(res['pixels'], 1)
     return f'{res["pixels"]} pixels in {out}, {share:.2f} % landslide' + (f', {res["landslides"]} polygons' if 'landslides' in res else '')
 
-# %% ../../nbs/93_app.commands.ipynb #f40525b8
+# %% ../../nbs/93_app.commands.ipynb #ec38f179
 @command(reading=options_of('scene.reader.Scene', 'reads', 'aoi'), training=options_of('scene.adapt.adapt'))
 def adapt_command(
     model: str,           # folder of a trained stage, or starter, from which the student starts
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     out: str,             # folder of the adapted model, for landslide-map
     labels: str = None,   # a checked map of the scene, landslides.gpkg with a column checked (right, wrong or empty): train on that
-    iters: int = None,    # iterations, 0 for the batch-norm statistics alone; by default 2000, 300 without --data, none for the starter; 60 with --labels
+    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, none for the starter; 60 with --labels
     lr: float = None,     # learning rate at the start, .005 by default, .001 with --labels
     bs: int = None,       # labelled patches a batch, and as many windows of the scene, 16 by default; with --labels windows, 8
     *, reading, training
@@ -333,9 +324,11 @@ def adapt_command(
     from landslide_nb.scene.adapt import adapt, outcome_line
     from landslide_nb.scene.checked import adapt_checked
     from landslide_nb.scene.reader import Scene
+    from landslide_nb.scene.windows import model_bands
     teacher, fields = training.pop('teacher'), {k: v for k, v in dict(iters=iters, lr=lr, bs=bs).items() if v is not None}
     if labels and teacher: raise InputError('--teacher', 'has no meaning with --labels: the model itself labels unchecked pixels')
     if labels and iters is not None: check_range(1, None, iters=iters)
+    reading['reads'] = model_bands(model)
     with how_to_go_on('landslide-adapt', out):
         if labels: adapt_checked(model, Scene(scene, **reading), out, labels, **training, **fields)
         else: adapt(model, Scene(scene, **reading), out, teacher=teacher, **training, **fields)

@@ -41,12 +41,12 @@ def give_up(
 NOT_THERE = FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError
 DISK_FAULTS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
 
-# %% ../../nbs/92_app.options.ipynb #d653075a
+# %% ../../nbs/92_app.options.ipynb #706a2eea
 @contextmanager
 def one_line_errors(
     command: str # name shown before the line
 ):
-    "Turn a user's mistake into one line and exit status 1, an interrupt into status 130, an `InputWarning` into one line; other exceptions keep their traceback"
+    "A user's mistake becomes one line and exit status 1, an interrupt status 130, an `InputWarning` one line; other exceptions keep their traceback"
     with warnings.catch_warnings():
         plain_output()
         warnings.simplefilter('always', InputWarning)
@@ -142,7 +142,7 @@ def check_models(
         try: planned_shapes(dict(arch=o.arch, backbone=o.backbone))
         except ValueError as e: raise InputError(f'recipe {recipe.name}, stage {o.name}', str(e)) from None
 
-# %% ../../nbs/92_app.options.ipynb #dffa3009
+# %% ../../nbs/92_app.options.ipynb #b0a19fe9
 FULL = Annotated[bool, 'float32 throughout, also where the hardware has something faster']
 def options_of(
     place: str, # function, class or dataclass of this package, such as 'scene.map.map_scene'
@@ -152,21 +152,37 @@ def options_of(
     module, name = place.rsplit('.', 1)
     lines = (Path(landslide_nb.__file__).parent/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8').splitlines()
     node = next(o for o in ast.parse('\n'.join(lines)).body if getattr(o, 'name', None) == name)
-    node = next((o for o in getattr(node, 'body', ()) if getattr(o, 'name', None) == '__init__'), node)
-    if isinstance(node, ast.ClassDef): found = [(o.target.id, o.annotation, o.value, o.lineno) for o in node.body if isinstance(o, ast.AnnAssign) and o.value]
+    node = next((o for o in node.body if getattr(o, 'name', None) == '__init__'), node)
+    if isinstance(node, ast.ClassDef):
+        found = [(o.target.id, o.annotation, o.value, o.lineno) for o in node.body if isinstance(o, ast.AnnAssign) and o.value]
     else: found = [(a.arg, a.annotation, d, a.lineno) for a, d in zip(node.args.args[-len(node.args.defaults):], node.args.defaults)]
-    res = []
+    res = {}
     for name, kind, default, line in found:
         if name in ('progress', 'bad', *without): continue
-        kind = Annotated[dict(int=int, float=float, bool=bool).get(kind and ast.unparse(kind), str), lines[line - 1].split('#', 1)[1].strip()]
-        name, kind, default = ('full_precision', FULL, False) if name == 'amp' else (name, kind, ast.literal_eval(default))
-        res.append(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind))
+        kind = dict(int=int, float=float, bool=bool).get(kind and ast.unparse(kind), str)
+        help = lines[line - 1].split('#', 1)[1].strip()
+        if name == 'amp': res['full_precision'] = FULL, False
+        elif kind is bool and (default := ast.literal_eval(default)) is None:
+            res |= {name: (Annotated[bool, help], False), f'no_{name}': (Annotated[bool, f'the opposite of --{name}'], False)}
+        else: res[name] = Annotated[kind, help], default if kind is bool else ast.literal_eval(default)
+    return [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=a, default=d) for k, (a, d) in res.items()]
+
+# %% ../../nbs/92_app.options.ipynb #e6b062c0
+def library_values(
+    options: dict # values by name, as a user gave them
+) -> dict: # of library parameters
+    "The inverse: values of options as values of the parameters that they come from"
+    res = {k: v for k, v in options.items() if k != 'full_precision' and not k.startswith('no_')}
+    for k in options:
+        if k.startswith('no_'): res[k[3:]] = False if options[k] else res[k[3:]] or None
+    if 'full_precision' in options: res['amp'] = not options['full_precision']
+    if 'device' in res: res['device'] = pick_device(res['device'])
     return res
 
-# %% ../../nbs/92_app.options.ipynb #db39ea7b
-RANGES = dict(seed=(0, None), bs=(1, None), threshold=(0, 1), drop=(0, .99), passes=(1, None), workers=(1, None), min_area=(0, None), quantification=(1, None),
-              stride=(16, None), holes=(0, .9), empty=(0, None), checkpoint=(0, None), holdout=(0, .9), windows=(1, None), iters=(0, None), lr=(1e-9, 10),
-              repeats=(1, None))
+# %% ../../nbs/92_app.options.ipynb #9fa2cf35
+RANGES = dict(seed=(0, None), bs=(1, None), threshold=(0, 1), drop=(0, .99), passes=(1, None), workers=(1, None), min_area=(0, None),
+              quantification=(1, None), stride=(16, None), holes=(0, .9), empty=(0, None), checkpoint=(0, None), holdout=(0, .9),
+              windows=(1, None), iters=(0, None), lr=(1e-9, 10), repeats=(1, None))
 
 def command(
     pos: list = None, # parameters with a default that are positional all the same
@@ -186,10 +202,7 @@ def command(
                 for k, v in given.items():
                     if k in RANGES and v is not None: check_range(*RANGES[k], **{k: v})
                 values = {k: {o.name: given.pop(o.name) for o in v} for k, v in parts.items()}
-                for o in values.values():
-                    if 'full_precision' in o: o['amp'] = not o.pop('full_precision')
-                    if 'device' in o: o['device'] = pick_device(o['device'])
-                f(**given, **values)
+                f(**given, **{k: library_values(v) for k, v in values.items()})
         run.__signature__ = inspect.Signature([*own.values(), *chain(*parts.values())])
         return call_parse(run, pos=pos)
     return decorate

@@ -130,7 +130,7 @@ def mean_sd(
     "Mean and sample standard deviation, in percent"
     return f'{100*np.mean(values):.1f}' + (f' ± {100*np.std(values, ddof=1):.1f}' if len(values) > 1 else '')
 
-# %% ../../nbs/90_app.report.ipynb #c4a6ead6
+# %% ../../nbs/90_app.report.ipynb #12af5182
 def spread_table(
     runs: dict,         # rows of a report by seed or by name
     what: str = 'seeds' # what distinguishes the runs
@@ -143,7 +143,8 @@ def spread_table(
         if list(o.index) != list(tables[first].index): raise ValueError(f'run {k} has other models than run {first}')
     for model, variant in tables[first].index:
         values = {k: np.array([o.loc[(model, variant), k] for o in tables.values()]) for k in ('precision', 'recall', 'f1')}
-        lines.append(f'| {model} | {variant} | {" | ".join(map(mean_sd, values.values()))} | ' + ' / '.join(f'{100*o:.1f}' for o in values['f1']) + ' |')
+        cells = [model, variant, *map(mean_sd, values.values()), ' / '.join(f'{100*o:.1f}' for o in values['f1'])]
+        lines.append(f'| {" | ".join(cells)} |')
         if variant == 'with' and (model, 'without') in tables[first].index:
             d = values['f1'] - [o.loc[(model, 'without'), 'f1'] for o in tables.values()]
             gains.append(f'{model}: self-training changes F1 by {mean_sd(d)} points, up in {(d > 0).sum()} of {len(d)}.')

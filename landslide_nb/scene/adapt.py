@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.adapt.html.md"""
 # %% auto #0
 __all__ = ['adapt']
 
-# %% ../../nbs/80_scene.adapt.ipynb #47047f8a
+# %% ../../nbs/80_scene.adapt.ipynb #edf3ca08
 import json, warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -18,27 +18,27 @@ from ..data.bands import L4S, PATCH, Bands
 from ..data.arrays import release, scratch
 from ..data.store import Split, read_split
 from ..model.files import ModelInfo, is_starter, load_for_patches, load_model, save_model
-from ..predict.maps import unlabelled_dl
 from ..predict.adapt import adapt_to_region
-from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
-from ..train.stage import Region, train_stage
+from ..train.stage import Region, stage_bank, train_stage
 from ..train.run import begin_run
 from .grid import SceneError
 from .reader import Scene
-from .windows import Windows, checksum, fingerprint
+from .windows import Windows, checksum, fingerprint, model_bands
 
-# %% ../../nbs/80_scene.adapt.ipynb #d5ec036b
+# %% ../../nbs/80_scene.adapt.ipynb #da11943d
 def as_scene(
     scene, # a `Scene`, or the path of one that needs no options
-    reads: Bands = L4S # bands of the model, for a path
+    reads: Bands = L4S # bands of the model
 ) -> Scene:
-    "The scene, opened if it is a path; each of its notes becomes an `InputWarning`"
+    "The scene, opened for the bands if it is a path; each of its notes becomes an `InputWarning`; `SceneError` where it was opened for other bands"
     scene = scene if isinstance(scene, Scene) else Scene(scene, reads=reads)
+    own, wanted = (' '.join(o.names) for o in (scene.reads, reads))
+    if scene.reads != reads: raise SceneError(scene.path, f'was opened for the bands {own}, not for {wanted}: Scene(..., reads=)')
     for o in scene.notes: warnings.warn(f'{scene.path}: {o}', InputWarning, stacklevel=3)
     return scene
 
-# %% ../../nbs/80_scene.adapt.ipynb #0dad1d55
+# %% ../../nbs/80_scene.adapt.ipynb #702bcf47
 def scene_split(
     scene: Scene,         # to read from
     size: int = PATCH,    # pixels of a window
@@ -60,7 +60,7 @@ def scene_split(
     if not n: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
     return Split(x[:n], bands=scene.reads)
 
-# %% ../../nbs/80_scene.adapt.ipynb #1b32df23
+# %% ../../nbs/80_scene.adapt.ipynb #0c0719fb
 def adapt_to_scene(
     model,              # folder of a trained model
     scene: Scene,       # to adapt it to
@@ -75,7 +75,9 @@ def adapt_to_scene(
     "Adapt a model's batch norms to a scene and save it; a model that was adapted before from the same model and scene is kept"
     about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], windows=windows, seed=seed)
     net, info = load_for_patches(model, device, scene.reads)
-    if (Path(out)/'model.json').exists() and (was := load_for_patches(out, bands=scene.reads)[1].adapted) and all(was.get(k) == v for k, v in about.items()): return was
+    if (Path(out)/'model.json').exists():
+        was = load_for_patches(out, bands=scene.reads)[1].adapted
+        if was and all(was.get(k) == v for k, v in about.items()): return was
     net, done = adapt_to_region(net, scene_split(scene, windows=windows, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
     about.update(asdict(done), line=str(done))
     save_model(out, net, info.recipe, about)
@@ -95,23 +97,33 @@ def own_stage(
     if labelled: own.update(teacher='teacher', radiometry=info.radiometry)
     return Stage(**{**own, **fields})
 
-# %% ../../nbs/80_scene.adapt.ipynb #d320c52e
+# %% ../../nbs/80_scene.adapt.ipynb #2d9581c5
 def pseudo_labelled(
     teacher,       # gives logits, on its device
     split: Split,  # windows of the scene
     stage: Stage,  # names the kept shares and the passes
-    seed: int,     # of the passes
-    amp: bool,     # mixed precision where the device has it
-    progress: bool # show a bar
+    seed: int = 0, # of the passes
+    amp: bool = True, # mixed precision where the device has it
+    progress: bool = True # show a bar
 ) -> Split: # the same windows with masks, 255 where the teacher is uncertain; without masks where the stage has no iterations
     "Windows as labelled patches, by a teacher that is adapted to them first"
     teacher = Region(stage, split, amp, False).take(teacher)
     if not stage.iters: return split
-    dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
-    bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
-    return Split(split.x, bank.labels, split.ns)
+    return split.with_masks(stage_bank(stage, teacher, split, next(teacher.parameters()).device, seed, amp=amp, progress=progress).make().labels)
 
-# %% ../../nbs/80_scene.adapt.ipynb #e839709d
+# %% ../../nbs/80_scene.adapt.ipynb #840274bf
+def labelled_split(
+    data,           # data folder in either layout, or a packed store
+    bands: Bands,   # of the model
+    progress: bool = True # show a bar
+) -> Split:
+    "The training patches of a data set; `PatchError` where they have no masks or are of other bands"
+    split = read_split(data, 'train', progress=progress)
+    if split.y is None: raise PatchError(data, "split 'train' has no masks")
+    if split.bands != bands: raise PatchError(data, f'has the bands {" ".join(split.bands.names)}; the model takes {" ".join(bands.names)}')
+    return split
+
+# %% ../../nbs/80_scene.adapt.ipynb #8e4f17c5
 def adapt(
     model,               # folder of a trained model, or 'starter', from which the student starts
     scene,               # a `Scene`, or its path
@@ -125,15 +137,15 @@ def adapt(
     progress: bool = True, # show bars and reports
     resume: bool = False,# go on with an adaptation that was stopped, at the same settings
     checkpoint: float = 120, # seconds between two checkpoints
-    **fields             # of the `Stage`: `iters` (0 for the statistics alone; by default 2000, 300 without labelled patches, none for the starter), `lr`, `bs`, ...
+    **fields             # of the `Stage`: `lr`, `bs`, `iters` (0 for the statistics alone; 2000 by default, 300 without `data`, 0 for the starter) ...
 ): # the adapted model, in eval mode; also saved under `out`
-    "Adapt a model's batch norms to a scene, then self-train on it; refuses a folder that holds a model; `InputError` for anything that cannot be used"
+    "Adapt a model's batch norms to a scene, then self-train on it; `InputError` for what cannot be used, and where `out` holds a model"
     out, device = Path(out), device or default_device()
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
-    student, info = load_for_patches(model, device)
-    models = dict(student=student, teacher=load_for_patches(teacher, device)[0] if teacher else student)
-    scene, labelled = as_scene(scene), read_split(data, 'train', progress=progress) if data else None
-    if labelled and labelled.y is None: raise PatchError(data, "split 'train' has no masks")
+    scene = as_scene(scene, model_bands(model))
+    student, info = load_for_patches(model, device, scene.reads)
+    models = dict(student=student, teacher=load_for_patches(teacher, device, scene.reads)[0] if teacher else student)
+    labelled = labelled_split(data, scene.reads, progress) if data else None
     split = scene_split(scene, windows=windows, seed=seed, progress=progress)
     iters = 0 if is_starter(model) else 2000 if labelled else 300
     stage = own_stage(info, bool(labelled), **{'iters': iters, **fields})

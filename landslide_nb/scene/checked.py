@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.checked.html.md"""
 # %% auto #0
 __all__ = ['read_checked', 'score_checked', 'adapt_checked']
 
-# %% ../../nbs/85_scene.checked.ipynb #ccb00fa2
+# %% ../../nbs/85_scene.checked.ipynb #4fb4bdd1
 from dataclasses import asdict
 from pathlib import Path
 from fastai.callback.core import Callback
@@ -17,9 +17,9 @@ import pandas as pd
 from scipy.ndimage import binary_dilation
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from ..core.base import InputError, PatchError, atomic_path, write_json, with_bar
-from ..data.bands import IGNORE, PATCH
-from ..data.store import Split, read_split
+from ..core.base import InputError, atomic_path, write_json, with_bar
+from ..data.bands import IGNORE, PATCH, Bands
+from ..data.store import Split
 from ..model.files import load_for_patches
 from ..model.metrics import confusion, scores
 from ..predict.adapt import adapt_to_region
@@ -28,8 +28,8 @@ from ..train.run import begin_run
 from ..train.stage import stage_bank, train_stage
 from .grid import Grid, SceneError, Shapes, geo, grid_of, open_raster, read_frame
 from .reader import Scene
-from .adapt import as_scene, own_stage, scene_split
-from .windows import Windows, checksum, fingerprint
+from .adapt import as_scene, labelled_split, own_stage, scene_split
+from .windows import Windows, checksum, fingerprint, model_bands
 
 # %% ../../nbs/85_scene.checked.ipynb #fa67c5fd
 LAYER, MARKS = 'landslides', ('right', 'wrong')
@@ -122,7 +122,7 @@ def score_checked(
     if n[0] == n[1]: raise SceneError(checked, f'none of its checked pixels is mapped in {path}')
     return dict(scores(*counts.tolist()), **labels.counts, polygons=len(labels.frame), pixels=int(n[0]), not_mapped=int(n[1]))
 
-# %% ../../nbs/85_scene.checked.ipynb #e1545d77
+# %% ../../nbs/85_scene.checked.ipynb #5db28f78
 def checked_windows(
     scene: Scene,        # to read from
     labels: CheckedMap,  # of its landslides
@@ -143,7 +143,7 @@ def checked_windows(
         found.append((x, np.where(ok, labels(*spots[k]), IGNORE).astype(np.uint8), ~ok | (labels.open(*spots[k]) if labels.open else False)))
     x, y, closed = map(np.stack, zip(*found))
     if (y == IGNORE).all(): raise SceneError(labels.path, 'its checked polygons lie where the scene has no pixels')
-    return Split(x), y, closed
+    return Split(x, bands=scene.reads), y, closed
 
 # %% ../../nbs/85_scene.checked.ipynb #54d60c89
 def checked_labels(
@@ -178,19 +178,19 @@ class Restrained(Callback):
     def after_fit(self):
         for k, p in self.model.named_parameters(): p.lerp_(self.was[k].to(p.device), self.back)
 
-# %% ../../nbs/85_scene.checked.ipynb #019d51be
+# %% ../../nbs/85_scene.checked.ipynb #745877c1
 def some_patches(
     data,          # data folder in either layout, or a packed store
+    bands: Bands,  # of the model
     n: int,        # patches, at most
-    seed: int,     # of the draw
-    progress: bool # show a bar
+    seed: int = 0, # of the draw
+    progress: bool = True # show a bar
 ) -> Split:
-    "A random choice of labelled patches; `PatchError` where they have no masks"
-    split = read_split(data, 'train', progress=progress)
-    if split.y is None: raise PatchError(data, "split 'train' has no masks")
+    "A random choice of labelled patches"
+    split = labelled_split(data, bands, progress)
     return split if len(split) <= n else split.subset(np.sort(np.random.default_rng(seed).permutation(len(split))[:n]).tolist())
 
-# %% ../../nbs/85_scene.checked.ipynb #9651b298
+# %% ../../nbs/85_scene.checked.ipynb #d49cdb5c
 def adapt_checked(
     model,               # folder of a trained model, or 'starter'
     scene,               # a `Scene`, or its path
@@ -206,16 +206,16 @@ def adapt_checked(
     checkpoint: float = 120, # seconds between two checkpoints
     **fields             # of the `Stage`: `iters`, 60 by default, `lr`, .001, `bs`, 8, ...
 ): # the adapted model, in eval mode; also saved under `out`
-    "Adapt a model's batch norms to a scene and train it on a user's corrections of its map; refuses a folder that holds a model; `InputError` for anything that cannot be used"
+    "Adapt a model's batch norms to a scene and train it on its checked map; `InputError` for what cannot be used, and where `out` holds a model"
     out, device = Path(out), torch.device(device or default_device())
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
-    net, info = load_for_patches(model, device)
-    scene = as_scene(scene)
+    scene = as_scene(scene, model_bands(model))
+    net, info = load_for_patches(model, device, scene.reads)
     checked = CheckedMap(labels, scene.grid)
     split, known, closed = checked_windows(scene, checked, windows, seed, progress)
     own = dict(iters=60, lr=.001, bs=8, region=False, unlabelled=(), keep=(.9, 0. if (known == 1).any() else .3))
     stage = own_stage(info, labelled=False, **{**own, **fields})
-    extra = some_patches(data, len(split), seed, progress) if data else None
+    extra = some_patches(data, scene.reads, len(split), seed, progress) if data else None
     about = dict(model=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], labels=fingerprint(labels)[1:], stage=asdict(stage),
                  labelled=extra and extra.digest(), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
@@ -224,7 +224,7 @@ def adapt_checked(
     patches = split.with_masks(checked_labels(net, split, known, closed, stage, seed, amp=amp, progress=progress))
     res = train_stage(stage=stage, data=dict(train=patches + extra if extra else patches), models=dict(student=net), out=out, seed=seed,
                       device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, cbs=(Restrained(net),))
-    write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene.path), dem=scene.args['dem'],
-                                      data=data and str(data), labels=str(labels), **checked.counts, checked_pixels=checked.pixels(),
+    write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene.path),
+                                      dem=scene.args['dem'], data=data and str(data), labels=str(labels), **checked.counts, checked_pixels=checked.pixels(),
                                       windows=len(split), notes=scene.notes))
     return res

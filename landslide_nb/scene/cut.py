@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.cut.html.md"""
 # %% auto #0
 __all__ = ['cut_scene']
 
-# %% ../../nbs/84_scene.cut.ipynb #f72745a1
+# %% ../../nbs/84_scene.cut.ipynb #a2cba264
 import os, shutil
 from collections import namedtuple
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from .reader import Scene
 from .windows import Windows
 from .adapt import as_scene
 
-# %% ../../nbs/84_scene.cut.ipynb #866c7ed2
+# %% ../../nbs/84_scene.cut.ipynb #2a4f02af
 Spot = namedtuple('Spot', 'row col found') # first row and column of a window, and how many of its pixels are landslide
 
 def spots_of(
@@ -132,7 +132,7 @@ class Cutter:
         self.rows.append(dict(split=split, n=n, row=o.row, col=o.col, x=x, y=y, landslide_pixels=int(mask.sum())))
         return True
 
-# %% ../../nbs/84_scene.cut.ipynb #e56656be
+# %% ../../nbs/84_scene.cut.ipynb #8b8f70f3
 def cut_split(
     cutter: Cutter, # writes
     spots: list,    # windows of the split
@@ -144,7 +144,8 @@ def cut_split(
     "Write the windows with landslides, then some without; `SceneError` where none has any"
     full, rest = ([o for o in spots if bool(o.found) == k] for k in (True, False))
     n = sum(cutter.write(o, split) for o in with_bar(full, progress, f'cutting {split}'))
-    if not n: raise SceneError(cutter.scene.path, f'no window for split {split!r} holds landslides and is whole ({len(full)} have holes or lie outside the region)')
+    left_out = f'{len(full)} have holes or lie outside the region'
+    if not n: raise SceneError(cutter.scene.path, f'no window for split {split!r} holds landslides and is whole ({left_out})')
     left = empty * n
     for k, i in enumerate(with_bar(np.random.default_rng(seed).permutation(len(rest)), progress and left, f'{split}, without landslides')):
         if left < .5:
@@ -174,7 +175,7 @@ class SceneCut:
         if out: line += f'; left out: {", ".join(out)}'
         return line + (f'; repaired: {crossed} of the polygons, which crossed themselves' if crossed else '')
 
-# %% ../../nbs/84_scene.cut.ipynb #2a448201
+# %% ../../nbs/84_scene.cut.ipynb #9623c27e
 def cut_scene(
     scene,               # a `Scene`, or its path; windows lie in its region of interest, the part that was searched for landslides
     polygons,            # outlines of its landslides: any file of polygons, in any coordinate reference system
@@ -187,7 +188,7 @@ def cut_scene(
     seed: int = 0,       # of the blocks and the windows without landslides
     progress: bool = True # show bars
 ) -> SceneCut:
-    "Cut a scene and its landslides into labelled patches, all or none; `InputError` for anything that cannot be used, or where the folder holds something"
+    "Cut a scene and its landslides into labelled patches, all or none; `InputError` for what cannot be used, and where `out` is not empty"
     if split not in SPLITS: raise InputError('--split', f'{split!r} is not one of {", ".join(SPLITS)}')
     if valid and split != 'train': raise InputError('--valid', 'holds back a part of what is for training: leave out --split')
     with whole_folder(out) as tmp:

@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.map.html.md"""
 # %% auto #0
 __all__ = ['SceneMap', 'Inference', 'map_scene', 'open_scenes', 'map_scenes']
 
-# %% ../../nbs/81_scene.map.ipynb #c066bf5f
+# %% ../../nbs/81_scene.map.ipynb #86105931
 import io, json, os, platform, shutil, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,7 +25,8 @@ from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
 from .reader import Scene
-from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint, model_bands, net_strips
+from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint
+from .windows import model_bands, net_strips
 from .layers import find_polygons, tiled, write_cog, write_polygons, write_quicklook
 from .adapt import adapt_to_scene, as_scene
 
@@ -71,7 +72,7 @@ def write_rasters(
     for k, v in made.items(): write_cog(out/f'{k}.tif', v, 'mode' if k == 'mask' else 'average')
     return made, counts
 
-# %% ../../nbs/81_scene.map.ipynb #2560d2f0
+# %% ../../nbs/81_scene.map.ipynb #1c595f7b
 def write_map(
     out,                   # final folder
     work,                  # working folder, with the strips
@@ -115,7 +116,7 @@ def about_scene(
                 offset=s.offset, factor=one_or_all(s.factor), shift=one_or_all(s.shift), bands=[w and [Path(w[0]).name, w[1]] for w in s.where],
                 crs=s.grid.crs, transform=s.grid.transform, shape=s.grid.shape, notes=s.notes)
 
-# %% ../../nbs/81_scene.map.ipynb #089c6f6e
+# %% ../../nbs/81_scene.map.ipynb #60b31739
 class SceneMap(dict):
     "The content of a finished map's `map.json`; shows its quicklook in a notebook"
     def __init__(self,
@@ -141,20 +142,20 @@ class SceneMap(dict):
         grid = Grid(self['scene']['crs'], tuple(self['scene']['transform']), *self['scene']['shape'])
         return find_polygons(self.folder/'mask.tif', layers, grid, self['settings']['min_area'])
 
-# %% ../../nbs/81_scene.map.ipynb #22f15b18
+# %% ../../nbs/81_scene.map.ipynb #df5bc8b4
 @dataclass(frozen=True)
 class Inference:
     "How a scene is cut into windows and how a model predicts them"
     size: int = PATCH  # pixels of a window; other than the benchmark's only for a model trained so
     overlap: int = 32  # pixels that neighbouring windows share
-    bs: int = 16       # windows a batch
+    bs: int = 16       # windows or patches a batch
     passes: int = 10   # stochastic passes
     drop: float = .3   # dropout probability of the passes
     seed: int = 0      # of the passes
     device: str = None # such as 'cuda' or 'cpu', the best there is by default
     amp: bool = True   # mixed precision where the device has it
     dask: str = None   # address of a Dask scheduler, or 'local' for processes on this machine
-    workers: int = 2   # processes that `dask='local'` starts
+    workers: int = 2   # processes on this machine for Dask
 
 # %% ../../nbs/81_scene.map.ipynb #94b81168
 def check_request(
@@ -169,7 +170,7 @@ def check_request(
     if (out/'map.json').exists(): raise InputError(out, 'already holds a finished map; name another folder or remove it')
     if out.exists() and not out.is_dir(): raise InputError(out, 'is no folder')
 
-# %% ../../nbs/81_scene.map.ipynb #92ab4d92
+# %% ../../nbs/81_scene.map.ipynb #af56a67b
 def adapt_predictor(
     predictor: Predictor, # whose model is replaced by the adapted one
     work,                 # working folder, where that model is saved
@@ -177,7 +178,8 @@ def adapt_predictor(
 ) -> dict: # see `adapt_to_scene`
     "Adapt the model to the scene before it is mapped"
     job, folder = predictor.job, Path(work)/'adapted'
-    res = adapt_to_scene(job['model'], predictor.scene, folder, bs=job['cut']['bs'], seed=job['seed'], device=job['device'], amp=job['amp'], progress=progress)
+    how = {k: job[k] for k in ('seed', 'device', 'amp')}
+    res = adapt_to_scene(job['model'], predictor.scene, folder, bs=job['cut']['bs'], **how, progress=progress)
     if progress: print(res['line'])
     predictor.take({**job, 'model': str(folder), 'sha256': checksum(folder)})
     return res
@@ -214,18 +216,18 @@ def finish(
     shutil.rmtree(work)
     for o in out.glob('.tmp-*'): o.unlink()
 
-# %% ../../nbs/81_scene.map.ipynb #596513af
+# %% ../../nbs/81_scene.map.ipynb #b014b59b
 def map_scene(
     model,                # folder of a trained model, or 'starter'
     scene,                # a `Scene`, or its path
     out,                  # folder for the map
     crf: bool = False,    # sharpen the contours with the dense CRF: the mask is then the CRF's, the probability remains the network's
-    crf_prob: bool = False,# also write the CRF's own probability, crf.tif
+    crf_prob: bool = False,# also write the CRF's own probability
     uncertainty = False,  # also map the uncertainty: True for the kind that ranks errors best, or one of `UNCERTAINTIES`
     polygons: str = None, # 'gpkg' or 'geojson': also write the landslides as polygons
     min_area: float = 0., # square metres of the smallest polygon
     threshold: float = .5,# of the landslide probability
-    adapt: bool = None,   # first adapt the model's batch norms to the scene, as far as it differs; by default the starter's alone
+    adapt: bool = None,   # first adapt the model's batch norms to the region, as far as it differs; by default the starter's alone
     symmetries: bool = False, # the mean over the eight symmetries of the square, at eight times the cost
     progress: bool = True,# show bars
     **inference           # fields of `Inference`, such as `overlap`, `bs`, `device` or `dask`
@@ -234,10 +236,10 @@ def map_scene(
     out, work, start = Path(out), Path(out)/'.partial', time.perf_counter()
     check_request(out, polygons, crf, crf_prob)
     how, sha, s = Inference(**inference), checksum(model), as_scene(scene, model_bands(model))
-    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(Windows(*s.grid.shape, how.size, how.overlap, how.bs)),
-               uncertainty=asked_kind(uncertainty), passes=how.passes, drop=how.drop, seed=how.seed, amp=how.amp,
-               device=str(how.device or default_device()), symmetries=bool(symmetries))
-    about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=dict(backend=crf_backend(job['device']), **asdict(CRFParams())) if crf else None,
+    device, cut = str(how.device or default_device()), Windows(*s.grid.shape, how.size, how.overlap, how.bs)
+    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(cut), uncertainty=asked_kind(uncertainty),
+               passes=how.passes, drop=how.drop, seed=how.seed, amp=how.amp, device=device, symmetries=bool(symmetries))
+    about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=dict(backend=crf_backend(device), **asdict(CRFParams())) if crf else None,
                  adapt=is_starter(model) if adapt is None else bool(adapt), version=__version__)
     predictor = Predictor(job, s)
     net, image, adapted = predict_strips(predictor, work, about, how.dask, how.workers, progress)
@@ -249,7 +251,8 @@ def map_scene(
     settings = {**{k: job[k] for k in ('cut', 'uncertainty', 'passes', 'drop', 'seed', 'amp', 'device', 'symmetries')}, 'threshold': threshold,
                 'crf': about['crf'], 'min_area': min_area, 'dask': how.dask}
     seconds['all'] = round(time.perf_counter() - start, 1)
-    info = dict(result=res, model=dict(path=str(model), sha256=sha), adapted=adapted, settings=settings, versions=versions(), seconds=seconds, scene=about_scene(s))
+    info = dict(result=res, model=dict(path=str(model), sha256=sha), adapted=adapted, settings=settings, versions=versions(),
+                seconds=seconds, scene=about_scene(s))
     finish(out, work, info)
     return SceneMap(out, info)
 
@@ -285,7 +288,7 @@ def scene_names(
     seen = [names[:i].count(o) for i, o in enumerate(names)]
     return [f'{o}_{k + 1}' if k else o for o, k in zip(names, seen)]
 
-# %% ../../nbs/81_scene.map.ipynb #49bbbc90
+# %% ../../nbs/81_scene.map.ipynb #434fc3d1
 def overlaps(
     scenes: dict # `Scene`s by name
 ) -> list: # of lines
@@ -295,10 +298,13 @@ def overlaps(
         x, y = s.grid.xy(np.array([0, 0, s.grid.height, s.grid.height]), np.array([0, s.grid.width, 0, s.grid.width]))
         x, y = map(np.array, geo().warp.transform(s.grid.crs, crs, x, y))
         boxes[name] = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
-    def shared(a, b): return np.prod(np.maximum(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0)) / min(np.prod(o[1] - o[0]) for o in (a, b))
-    return [f'{a} and {b} overlap: landslides there are in the layer, and counted, twice' for a, b in combinations(boxes, 2) if shared(boxes[a], boxes[b]) > .01]
+    def shared(a, b):
+        common = np.maximum(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0)
+        return np.prod(common) / min(np.prod(o[1] - o[0]) for o in (a, b))
+    pairs = [(a, b) for a, b in combinations(boxes, 2) if shared(boxes[a], boxes[b]) > .01]
+    return [f'{a} and {b} overlap: landslides there are in the layer, and counted, twice' for a, b in pairs]
 
-# %% ../../nbs/81_scene.map.ipynb #0b29a8c3
+# %% ../../nbs/81_scene.map.ipynb #e6316121
 def one_layer(
     path,       # '.gpkg', in the first scene's CRS, or '.geojson'
     maps: dict  # `SceneMap`s by name
@@ -309,14 +315,14 @@ def one_layer(
     table = pd.concat([o.to_crs(frames[0].crs) for o in frames], ignore_index=True)
     return write_polygons(path, table[['scene', *(o for o in table if o != 'scene')]])
 
-# %% ../../nbs/81_scene.map.ipynb #947f65b5
+# %% ../../nbs/81_scene.map.ipynb #321eda66
 def map_scenes(
     model,        # folder of a trained model, or 'starter'
     scenes: list, # `Scene`s, see `open_scenes`, or paths
     out,          # folder for the maps, one folder a scene
     **settings    # of `map_scene`, the same for all
 ) -> dict: # content of `summary.json`: maps by scene, and the sums over them
-    "Map the scenes of an event, with one summary and one layer of polygons; continues an unfinished event, keeps finished maps; `InputError` as `map_scene`"
+    "Map the scenes of an event, with one summary and one layer of polygons; finished maps are kept, unfinished ones continued"
     out = Path(out)
     check_request(out, *(settings.get(k) for k in ('polygons', 'crf', 'crf_prob')))
     if (out/'summary.json').exists(): raise InputError(out, 'already holds the finished maps of an event; name another folder or remove it')
@@ -324,7 +330,7 @@ def map_scenes(
     scenes = dict(zip(scene_names([o.path for o in scenes]), scenes))
     notes = overlaps(scenes)
     for o in notes: warnings.warn(o, InputWarning, stacklevel=2)
-    plain = {k: v if isinstance(v, (bool, int, float, type(None))) else str(v) for k, v in settings.items() if k not in ('progress', 'workers', 'dask')}
+    plain = {k: v if isinstance(v, bool | int | float | None) else str(v) for k, v in settings.items() if k not in ('progress', 'workers', 'dask')}
     files = [[o.args, [fingerprint(f) for f in o.files()]] for o in scenes.values()]
     begin(out/'.partial', dict(model=checksum(model), scenes=files, settings=plain, version=__version__))
     maps = {k: SceneMap(out/k) if (out/k/'map.json').exists() else map_scene(model, Scene(**o.args), out/k, **settings) for k, o in scenes.items()}
