@@ -25,9 +25,8 @@ from ..model.uncertainty import UNCERTAINTIES, asked_kind
 from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
 from .reader import Scene
-from .windows import Predictor, Strips, Windows, begin, checksum, close_client, crf_strips, dask_client, fingerprint
-from .windows import model_bands, net_strips
-from .layers import find_polygons, tiled, write_cog, write_polygons, write_quicklook
+from .windows import Predictor, Windows, checksum, close_client, dask_client, fingerprint, model_bands
+from .layers import Strips, begin, crf_strips, find_polygons, net_strips, tiled, write_cog, write_polygons, write_quicklook
 from .adapt import adapt_to_scene, as_scene
 
 # %% ../../nbs/81_scene.map.ipynb #34e4f33c

@@ -43,8 +43,8 @@ def check_covers(
 # %% ../../nbs/71_scene.terrain.ipynb #4413ac1b
 LOWEST, HIGHEST = -500, 9000 # metres: below the shore of the Dead Sea, above Everest
 FOOT, SURVEY_FOOT = .3048, 1200/3937
-UNITS = {1.: 'm metre metres meter meters', FOOT: 'ft foot feet', SURVEY_FOOT: 'usft ftus ussurveyfoot ussurveyfeet footus', .1: 'dm decimetre decimeter',
-         .01: 'cm centimetre centimeter', .001: 'mm millimetre millimeter', 1000.: 'km'}
+UNITS = {1.: 'm metre metres meter meters', FOOT: 'ft foot feet', SURVEY_FOOT: 'usft ftus ussurveyfoot ussurveyfeet footus',
+         .1: 'dm decimetre decimeter', .01: 'cm centimetre centimeter', .001: 'mm millimetre millimeter', 1000.: 'km'}
 LENGTHS = {name: metres for metres, names in UNITS.items() for name in names.split()}
 
 def metres_per_unit(

@@ -1,4 +1,4 @@
-"""A scene in overlapping windows, each through the model, blended without seams and written strip by strip
+"""A scene in overlapping windows, each through the model, here or on a Dask cluster, and blended without seams
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.windows.html.md"""
 
@@ -10,18 +10,16 @@ __all__ = []
 # %% ../../nbs/77_scene.windows.ipynb #851a0f6e
 import hashlib, json, os, time, warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..core.base import InputError, atomic_path, write_json, with_bar
+from ..core.base import InputError
 from ..data.bands import PATCH, Bands
 from ..model.files import ModelError, load_for_patches, model_folder, read_model_json
 from ..model.uncertainty import Symmetric
-from ..predict.crf import CRFParams, banded_crfs, crf_pool
 from ..predict.maps import predict_batch, query_batch
 from .reader import Scene
 
@@ -236,81 +234,6 @@ def answers(
             if k + 1 < len(numbers): ahead = reader.submit(predictor.gather, numbers[k + 1])
             yield js, predictor.forward(n, *loaded)
 
-# %% ../../nbs/77_scene.windows.ipynb #a1fb043a
-class Strips:
-    "The finished strips of a map in a folder"
-    def __init__(self,
-        folder,     # where they are
-        cut: Windows,   # of the scene
-        name: str   # such as 'net' or 'crf'
-    ): self.folder, self.cut, self.name = Path(folder), cut, name
-
-    def path(self, i): return self.folder/f'{self.name}_{i:05d}.npy'
-    def strip(self, i): return np.load(self.path(i), allow_pickle=False)
-    def write(self, i, strip):
-        with atomic_path(self.path(i)) as tmp: np.save(tmp, strip)
-
-    def __iter__(self):
-        "First row and strip, from top to bottom"
-        for i in range(len(self.cut.tops)): yield self.cut.rows(i)[0], self.strip(i)
-
-# %% ../../nbs/77_scene.windows.ipynb #5ece79c3
-@patch(as_prop=True)
-def done(self:Strips) -> int:
-    "How many strips are finished, from the top on without a gap"
-    return next((i for i in range(len(self.cut.tops)) if not self.path(i).is_file()), len(self.cut.tops))
-
-@patch
-def read(self:Strips,
-    first: int, # row of the scene
-    last: int   # row after the last
-) -> np.ndarray: # `(layers, last - first, width)`
-    "Rows of the map"
-    rows = [(i, *self.cut.rows(i)) for i in range(len(self.cut.tops))]
-    return np.concatenate([self.strip(i)[:, max(first - a, 0):last - a] for i, a, b in rows if a < last and b > first], 1)
-
-# %% ../../nbs/77_scene.windows.ipynb #b6a1c3be
-def begin(
-    folder,   # for the strips
-    job: dict # what decides the map
-):
-    "Make the folder of a job, or continue it; `InputError` where it holds strips of another one"
-    path = Path(folder)/'job.json'
-    job = json.loads(json.dumps(job))
-    if path.is_file():
-        try: was = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError: was = None
-        if not isinstance(was, dict): raise InputError(path, 'is damaged; remove the folder and begin again')
-        if (odd := [k for k in job.keys() | was.keys() if job.get(k) != was.get(k)]):
-            fault = f'holds an unfinished map of other settings ({" ".join(sorted(odd))}): finish it with those, or remove it'
-            raise InputError(folder, fault)
-        return
-    write_json(path, job)
-
-# %% ../../nbs/77_scene.windows.ipynb #63abcdb0
-def net_strips(
-    predictor: Predictor,# of the job
-    folder,              # for the strips
-    client = None,       # of Dask; without one the work is done here
-    progress: bool = True# show a bar
-) -> Strips:
-    "Every strip of the model's map that is not finished yet"
-    cut, out = predictor.cut, Strips(folder, predictor.cut, 'net')
-    first = out.done
-    if first == len(cut.tops): return out
-    start = first_needed(cut, first)
-    todo = [n for n, (i, _) in enumerate(predictor.jobs) if i >= start]
-    come = iter(with_bar(todo, progress, 'mapping'))
-    done = dask_answers(client, predictor, todo) if client else answers(predictor, todo)
-    def windows(i):
-        for _ in cut.batches(i):
-            next(come)
-            js, res = next(done)
-            yield from ((j, res[:, k]) for k, j in enumerate(js))
-    for i, strip in blend(cut, predictor.layers, windows, first): out.write(i, strip)
-    next(come, None)
-    return out
-
 # %% ../../nbs/77_scene.windows.ipynb #924cbb3c
 @lru_cache(2)
 def kept_predictor(job): return Predictor(json.loads(job)) # of a job as JSON, made once a process
@@ -362,40 +285,3 @@ def dask_answers(
         js, res, inside = queue.pop(0).result()
         predictor.inside += inside
         yield js, res
-
-# %% ../../nbs/77_scene.windows.ipynb #f5b95507
-def crf_windows(
-    scene: Scene,      # from which the guide is made
-    net: Strips,       # the model's strips
-    i: int,            # row of windows
-    params: CRFParams, # of the CRF
-    pool = None,       # of `crf_pool`
-    backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
-): # yields position and `(1, size, size)` probability of landslide, NaN in holes
-    "The windows of a row after the CRF, a batch at a time"
-    cut, guide = net.cut, scene.reads.at(list(params.guide_bands or scene.reads.rgb))
-    prob = np.nan_to_num(net.read(cut.tops[i], min(cut.tops[i] + cut.size, cut.height))[0])
-    prob = np.pad(prob, [(0, max(cut.size - o, 0)) for o in prob.shape], mode='symmetric')
-    for js in cut.batches(i):
-        found = [(j, x[guide], ok) for j, x, ok in read_windows(scene, cut, i, js)]
-        if not found: continue
-        js, guides, oks = zip(*found)
-        res = banded_crfs([prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j in js], list(guides), params, pool, backend)
-        yield from ((j, np.where(ok, r, np.float32(np.nan))[None]) for j, ok, r in zip(js, oks, res))
-
-# %% ../../nbs/77_scene.windows.ipynb #3bfde1ec
-def crf_strips(
-    scene: Scene,      # from which the guide is made
-    net: Strips,       # the model's strips
-    params: CRFParams = CRFParams(), # of the CRF
-    progress: bool = True,# show a bar
-    backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
-) -> Strips:
-    "Every strip of the CRF's map that is not finished yet, on all cores or on the device"
-    cut, out = net.cut, Strips(net.folder, net.cut, 'crf')
-    first = out.done
-    if first == len(cut.tops): return out
-    with nullcontext() if backend == 'torch' else crf_pool() as pool: # torch takes a batch of windows in one go
-        strips = blend(cut, 1, lambda i: crf_windows(scene, net, i, params, pool, backend), first)
-        for _ in with_bar(range(first, len(cut.tops)), progress, 'CRF'): out.write(*next(strips))
-    return out
