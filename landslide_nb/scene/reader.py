@@ -90,6 +90,7 @@ class RawScene:
         self.path, self.open, self.grid, self.undeclared, self.reads = Path(os.path.abspath(path)), {}, None, {}, Bands(reads)
         self.terrain = [b.name in TERRAIN and b.nm is None for b in self.reads]
         self.names = [b.name for b, t in zip(self.reads, self.terrain) if not t]
+        if not self.names: raise SceneError(self.path, 'holds none of the model\'s bands: slope and elevation alone')
         self.there, facts, notes = in_safe(self.path) if self.path.is_dir() else in_raster(self.source(str(self.path)), self.path, bands, self.names)
         self.known = all_known(self.path, facts)
         self.notes = notes + check_bands(self.path, self.there, self.known.level2 if self.sentinel else None, self.names)

@@ -30,10 +30,9 @@ def band_names(
     return [*dict.fromkeys(f'B{o}' for o in found if f'B{o}' in L1C_BANDS)]
 
 # %% ../../nbs/73_scene.units.ipynb #eb0d04dd
-COMMON = dict(coastal='B1', aerosol='B1', ultrablue='B1', blue='B2', green='B3', red='B4', rededge='B5 B6 B7 B8A', rededge1='B5', rededge071='B5',
-              rededge2='B6', rededge074='B6', rededge3='B7', rededge078='B7', rededge4='B8A', nir='B8 B8A', nir1='B8', nir08='B8A', nir8a='B8A',
-              nir2='B8A',
-              narrownir='B8A', nir09='B9', watervapour='B9', cirrus='B10', swir='B11 B12', swir16='B11', swir1='B11', swir22='B12', swir2='B12')
+COMMON = dict(B1='coastal aerosol ultrablue', B2='blue', B3='green', B4='red', B5='rededge rededge1 rededge071', B6='rededge rededge2 rededge074',
+              B7='rededge rededge3 rededge078', B8='nir nir1', B8A='rededge rededge4 nir nir08 nir8a nir2 narrownir', B9='nir09 watervapour',
+              B10='cirrus', B11='swir swir16 swir1', B12='swir swir22 swir2')
 SPELT = (('red edge', 'rededge'), ('near infrared', 'nir'), ('short ?wave infrared', 'swir'), ('water vapou?r', 'watervapour'),
          ('ultra blue', 'ultrablue'), ('narrow nir|nir narrow', 'narrownir'), ('(rededge|swir|nir) ([0-9])', r'\1\2'))
 
@@ -43,7 +42,7 @@ def common_bands(
     "The bands that a common name (of STAC and others) can mean: B2 for 'blue', B8A for 'nir08', four for 'Red Edge'"
     words = re.sub('[^a-z0-9]+', ' ', (text or '').lower())
     for long, short in SPELT: words = re.sub(rf'\b(?:{long})', short, words)
-    found = [{*COMMON[o].split()} for o in words.split() if o in COMMON]
+    found = [may for o in words.split() if (may := {band for band, names in COMMON.items() if o in names.split()})]
     return sorted(set.intersection(*found), key=L1C_BANDS.index) if found else []
 
 # %% ../../nbs/73_scene.units.ipynb #67263045
