@@ -232,9 +232,9 @@ def set_units(self:RawScene,
         own = Bands(b for b in self.reads if b.name in self.names and b.name not in L1C_BANDS)
         found = own_units(self.path, x[~two], own, floats, declared[:, ~two], **by_hand)
         factor[~two], shift[~two], self.notes = found.factor, found.shift - found.offset, self.notes + found.notes
-    at, full = [names.index(o) for o in self.names], dict(zip(self.reads.names, (b.full for b in self.reads)))
-    self.per = np.array([full[o]/1e4 if o in L1C_BANDS else 1 for o in self.names], np.float32) # raw values of the bands for a digital number
+    at, full = [names.index(o) for o in self.names], {b.name: b.full for b in self.reads}
     self.factor, self.shift = factor[at].astype(np.float32), shift[at].astype(np.float32)
+    self.per = [full[o]/1e4 if o in L1C_BANDS else 1 for o in self.names] # raw values of the bands for a digital number
 
 # %% ../../nbs/76_scene.reader.ipynb #b4a671bd
 @patch
@@ -297,24 +297,23 @@ def read(self:Scene,
     everywhere: bool = False # outside the region of interest too
 ) -> tuple: # `(C, height, width)` float32 in units of patches, 1 (the mean) in holes; `(height, width)` which pixels are valid and wanted
     "A window of the scene; `SceneError` where a block of it is corrupt"
-    at, shape, filed = (row, col, height, width), (height, width), ~np.array(self.terrain)
+    at, shape, terrain, two = (row, col, height, width), (height, width), np.array(self.terrain), [o in L1C_BANDS for o in self.names]
+    column = lambda a: np.asarray(a, np.float32)[:, None, None]
     wanted = self.part('aoi')(*at) if self.args['aoi'] and not everywhere else np.ones(shape, bool)
     if not wanted.any(): return np.ones((len(self.reads), *shape), np.float32), wanted
     x, ok = self.read_raw(geo().windows.Window(col, row, width, height), shape, self.names)
-    two = np.array([o in L1C_BANDS for o in self.names])
-    x = x*self.factor[:, None, None] + self.shift[:, None, None]
-    ok &= ~(x[two] < -1000).any(0)
-    x[two] -= np.float32(self.offset)
-    raw = np.tile(self.reads.means[:, None, None].astype(np.float32), (1, *shape))
-    raw[filed] = x * self.per[:, None, None]
+    x = x*column(self.factor) + column(self.shift)
+    ok &= ~(x < column(np.where(two, -1000, -np.inf))).any(0)
+    raw = np.empty((len(self.reads), *shape), np.float32)
+    raw[~terrain] = (x - column(np.where(two, self.offset, 0))) * column(self.per)
+    raw[terrain] = column(self.reads.means[terrain])
     if self.args['dem']:
-        terrain = self.part('dem')(*at)
-        raw[~filed] = terrain[[TERRAIN.index(o) for o in self.reads.names if o not in self.names]]
-        ok &= np.isfinite(terrain).all(0)
+        raw[terrain] = self.part('dem')(*at)[[TERRAIN.index(o) for o in self.reads.names if o not in self.names]]
+        ok &= np.isfinite(raw[terrain]).all(0)
     if self.args['mask']: ok &= ~self.part('mask')(*at)
     res = self.reads.from_raw(raw).astype(np.float32)
-    res[[o not in self.there and o in self.names for o in self.reads.names]] = 1
-    res[self.reads.optical] = np.maximum(res[self.reads.optical], 0)
+    np.maximum(res, column(np.where(self.reads.optical, 0, -np.inf)), out=res)
+    res[[o in self.names and o not in self.there for o in self.reads.names]] = 1
     res[:, ~ok] = 1
     return res, ok & wanted
 
