@@ -26,9 +26,9 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 
 from landslide_nb.core.precision import amp_dtype, autocast
-from landslide_nb.data.folders import patch_files
+from landslide_nb.data.files import patch_files
 from landslide_nb.data.synth import LABELLED, synth_patch, write_world
-from landslide_nb.data.store import Split, read_split, pack_data
+from landslide_nb.data.store import Split, pack_data, read_split
 from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment
 from landslide_nb.model.dropout import mc_dropout, uncertainty_map
@@ -109,7 +109,7 @@ def bench_store(tmp, rows, n=192, times=5):
     torch.empty(31 * 2**20, dtype=torch.uint8)
     s = interleave(7, True, files=lambda: run(loader(0)), workers=lambda: run(loader(2)), memory=lambda: run(gathered(memory)),
                    **{k: partial(lambda o: run(gathered(o)), o) for k, o in stored.items()})
-    what = lambda k: f'the packed store of {len(stored[k]):,} patches ({stored[k].x.map.nbytes/1e9:.1f} GB)'
+    what = lambda k: f'the packed store of {len(stored[k]):,} patches ({stored[k].x.parts[0].nbytes/1e9:.1f} GB)'
     for a, b, one, more in (('files', 'store', 'one process', ''), ('workers', 'store', 'two workers', ''),
                             ('files', 'large', 'one process', ', too large to stay mapped, so that its pages are given back and found again'),
                             ('files', 'half', 'one process', ', in half precision')):
@@ -378,7 +378,6 @@ def grow(kind, n, folder):
 # What landslide-pack does, in a process that imports no more than the command
 PACK = '''
 import sys, time
-from landslide_nb.data.store import pack_data
 peak = lambda: next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM'))
 before, start = peak(), time.perf_counter()
 pack_data(*sys.argv[1:], progress=False)

@@ -9,14 +9,12 @@ with warnings.catch_warnings():
 from .core.base import *
 from .core.precision import *
 from .data.bands import *
-from .data.hdf5 import *
-from .data.folders import *
-from .data.arrays import *
+from .data.files import *
+from .data.block import *
+from .data.store import *
 from .data.check import *
 from .data.terrain import *
 from .data.synth import *
-from .data.block import *
-from .data.store import *
 from .data.loader import *
 from .model.dropout import *
 from .model.losses import *

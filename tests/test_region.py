@@ -9,7 +9,7 @@ import torch
 
 from landslide_nb.app.commands import adapt_command, map_command, predict
 from landslide_nb.data.bands import L4S
-from landslide_nb.data.hdf5 import read_mask, write_patch
+from landslide_nb.data.files import read_mask, write_patch
 from landslide_nb.data.synth import LABELLED, UNSEEN, synth_patch
 from landslide_nb.data.store import Split
 from landslide_nb.model.files import load_model, save_model
@@ -56,7 +56,7 @@ def said(capsys, command, *args, **kwargs):
 CLOUD = (np.array([5000, 5000, 5000, 5200, 5300, 5500, 5600, 5500, 2500, 60, 3000, 2000, 20, 773]) / L4S.means)[:, None].astype(np.float32)
 UNSEEN_PATCHES = [synth_patch(UNSEEN, n)[0] for n in range(8)]
 CASES = dict(
-    away=(UNSEEN_PATCHES, 'the region differs from what the model knows (weight 0.'),
+    away=(UNSEEN_PATCHES, 'the region differs from the source region (weight 0.'),
     home=([synth_patch(LABELLED, n)[0] for n in range(100, 108)], 'no shift beyond chance (weight 0.50 of 8 patches): '),
     alone=(UNSEEN_PATCHES[:1], 'one patch does not show a region: left as it is'),
     white=([np.repeat(CLOUD, 128*128, 1).reshape(14, 128, 128)]*3, 'all 3 patches are cloud, snow or water: left as it is'))

@@ -60,14 +60,16 @@ def pack(
     store: str, # folder to write; a killed run starts again
     half: bool = False,  # float16: half the room, rounding errors are printed
     check: bool = False, # read the store again and compare its checksums
-    skip_bad: bool = False # go on without patches whose image or mask is bad, and report how many
+    skip_bad: bool = False, # go on without patches whose image or mask is bad, and report how many
+    bands: str = None # L4S, RGB or names of bands such as B4,B3,B2: of files of any format, HDF5, GeoTIFF, PNG or NumPy, in one size divisible by 32
 ):
     "Pack a data set into one memory-mapped array a split, which training and prediction read without opening files; a killed run starts again"
     with skipping('landslide-pack', skip_bad) as bad:
         import numpy as np
+        from landslide_nb.data.bands import Bands
         from landslide_nb.data.check import check_store
         from landslide_nb.data.store import pack_data
-        index = pack_data(data, store, np.float16 if half else np.float32, bad=bad)
+        index = pack_data(data, store, np.float16 if half else np.float32, bad=bad, bands=Bands.named(bands))
         if half: print(rounding_table(index))
         if check: print(f'{check_store(store)} patches compared')
         print(f'{store}: ' + ', '.join(f'{len(s["ns"])} {k}' for k, s in index['splits'].items()))
@@ -83,11 +85,13 @@ def rounding_table(
 # %% ../../nbs/93_app.commands.ipynb #324d52f9
 @command()
 def check(
-    data: str # data folder in either layout, a folder of image_N.h5, or a packed store
+    data: str, # data folder in either layout, a folder of image_N.h5, or a packed store
+    bands: str = None # L4S, RGB or names of bands such as B4,B3,B2: of files of any format, HDF5, GeoTIFF, PNG or NumPy, in one size divisible by 32
 ):
     "Read a whole data set and list every fault: file and fault; status 1 if there is any"
+    from landslide_nb.data.bands import Bands
     from landslide_nb.data.check import check_data, count_line, fault_table
-    faults, counts = check_data(data)
+    faults, counts = check_data(data, bands=Bands.named(bands))
     if faults: print(fault_table(faults, data))
     print(count_line(faults, counts))
     if faults: sys.exit(1)
@@ -168,7 +172,7 @@ def predict(
         check_needs(crf, 'crf', crf_prob=crf_prob)
         net, info = load_run(model, inference['device'])
         patches = read_split(data, split, bad=bad)
-        if not force: check_units(patches.x, data, net.scaling)
+        if not force: check_units(patches, data, net.scaling)
         if is_starter(model) if adapt is None else adapt:
             net, lines = adapt_members(net, patches, bs=inference['bs'])
             print('\n'.join(lines))

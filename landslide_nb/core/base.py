@@ -31,7 +31,7 @@ class PatchError(InputError):
 
 # %% ../../nbs/00_core.base.ipynb #edc5df38
 class InputWarning(UserWarning):
-    "An input that can be used, with something that its user should know"
+    "A usable input with a problem that its user should know of"
 
 # %% ../../nbs/00_core.base.ipynb #7a3a143d
 def note_fault(
@@ -59,7 +59,7 @@ def file_fault(
 def first_line(
     e: Exception # any
 ) -> str:
-    "What an exception says, in one line"
+    "The message of an exception, in one line"
     said = ' '.join((str(e).splitlines() or [''])[0].split()).strip('\'"') or type(e).__name__
     return re.sub(r'^Unable to \w+ open file \((.*)\)$', r'\1', said)
 
@@ -104,5 +104,5 @@ def with_bar(
     show: bool = True,  # False gives the items back as they are
     desc: str = None    # what is being done, shown before the bar
 ):
-    "The items under a bar on standard error, which stays away where nobody watches: in a pipe or a log"
+    "The items under a bar on standard error, which is hidden in a pipe or a log"
     return tqdm(items, desc=desc, disable=None, dynamic_ncols=True) if show else items

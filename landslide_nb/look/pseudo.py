@@ -1,4 +1,4 @@
-"""What the student is told, and what it is shown
+"""Pseudo labels and mixed-up batches as figures
 
 Docs: https://landslide-nb.github.io/landslide_nb/look.pseudo.html.md"""
 

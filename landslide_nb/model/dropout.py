@@ -39,7 +39,7 @@ DROP = .3
 
 # %% ../../nbs/20_model.dropout.ipynb #41edfe02
 class DropoutSite(nn.Module):
-    "Element-wise dropout: with `p` while `active`, whatever the model's mode, else with `train_p` in training; both are off unless asked"
+    "Element-wise dropout: with `p` while `active`, whatever the model's mode, else with `train_p` in training; both are off by default"
     def __init__(self):
         super().__init__()
         self.p, self.active, self.generator, self.train_p = 0., False, None, 0.

@@ -73,7 +73,7 @@ MOST  = dict(classes=10_000, zoom=16, drop=.999)
 # %% ../../nbs/24_model.files.ipynb #88b21e55
 def can_be(
     key: str, # of `KINDS`
-    value     # whatever the file says
+    value     # from the file
 ) -> bool:
     "Whether the value is of the key's kind and, if a number, positive (a dropout: or 0) and not beyond all reason"
     if not isinstance(value, KINDS[key]) or isinstance(value, bool): return False
@@ -110,7 +110,7 @@ def planned(
 ) -> dict: # name -> tensor without memory
     "The weights that a model has; `ValueError` where it cannot be made"
     try:
-        with torch.device('meta'): plan = create_segmenter(**config, bands=bands) # takes no memory, whatever the file asks for
+        with torch.device('meta'): plan = create_segmenter(**config, bands=bands) # takes no memory, whatever sizes the file names
     except NotImplementedError: plan = create_segmenter(**config, bands=bands) # some networks compute as they are made, which older PyTorch cannot do there
     return plan.state_dict()
 
@@ -195,19 +195,6 @@ def read_meta(
     return meta
 
 # %% ../../nbs/24_model.files.ipynb #db2399ee
-def checked_bands(
-    path, # `model.json`, for the message
-    d     # whatever stands there as the bands
-) -> Bands:
-    "The bands of a description; `ModelError` where they are none"
-    kinds = str, (int, float, type(None)), str, (int, float), (int, float)
-    good = lambda b: isinstance(b, list) and len(b) == len(kinds) and all(isinstance(v, k) and not isinstance(v, bool) for v, k in zip(b, kinds))
-    if not isinstance(d, list) or not 0 < len(d) <= 10_000 or not all(map(good, d)): raise ModelError(path, 'bands must be a list of name, wavelength, unit, mean and full scale')
-    if not all(0 < len(b[0]) <= 64 and (b[0] + b[2]).isprintable() for b in d): raise ModelError(path, 'bands have names that cannot be shown')
-    if not all(0 < v < 1e30 for b in d for v in (*b[3:], 1 if b[1] is None else b[1])): raise ModelError(path, 'bands have numbers that are not positive')
-    if len({b[0] for b in d}) < len(d): raise ModelError(path, 'two bands have the same name')
-    return Bands(d)
-
 def read_config(
     path,     # `model.json`, for the messages
     config,   # whatever stands there as the config
@@ -215,7 +202,10 @@ def read_config(
     old: bool # whether the description is of format 2, which had names alone, and the number in its config
 ) -> tuple: # arguments of `create_segmenter`; `Bands`
     "What network it is, for which bands; `ModelError` where that cannot be"
-    if not old: return checked_config(path, config), checked_bands(path, bands)
+    if not old:
+        config = checked_config(path, config)
+        try: return config, Bands.checked(bands)
+        except ValueError as e: raise ModelError(path, str(e)) from None
     if bands != list(L4S.names): raise ModelError(path, 'made for other bands than the benchmark\'s')
     config = dict(config) if isinstance(config, dict) else {}
     found = {len(o): o for o in (L4S, RGB)}.get(config.pop('in_channels', None))
@@ -277,7 +267,7 @@ def load_for_patches(
     device = 'cpu',# where to put it
     bands: Bands = L4S # of the patches that it is wanted for; None for any
 ) -> tuple: # the model in eval mode and its `ModelInfo`
-    "`load_model` for use on patches; `ModelError` where the model does not know its scaling, takes other bands or gives other classes"
+    "`load_model` for use on patches; `ModelError` where the model has no scaling, takes other bands or gives other classes"
     net, info = load_model(path, device)
     if info.format == SCALED and info.scaling is None: raise ModelError(path, 'the model was saved without its scaling')
     if info.config['classes'] != 2: raise ModelError(path, f"the model gives {info.config['classes']} classes, expected 2")

@@ -43,7 +43,7 @@ def expand_stem(
 # %% ../../nbs/23_model.segmenter.ipynb #9c6b0172
 def widen_stem(
     net: nn.Module,         # a network over red, green and blue
-    bands: Bands = L4S      # it shall take
+    bands: Bands = L4S      # of the patches
 ):
     "Replace the first convolution of a network by the one that `expand_stem` makes of it"
     conv = first_conv(net)
@@ -113,7 +113,7 @@ ARCHS = ('deeplabv3plus', 'hrnet', 'unet', 'unetplusplus', 'fpn', 'manet', 'link
 # %% ../../nbs/23_model.segmenter.ipynb #926f72ec
 def check_known(
     what: str,  # 'architecture' or 'backbone'
-    name: str,  # as asked for
+    name: str,  # as in the recipe
     names: list # those there are
 ):
     "`ValueError` with near matches for a name that is not known"
@@ -123,8 +123,8 @@ def check_known(
 
 # %% ../../nbs/23_model.segmenter.ipynb #a2e3ac65
 def check_choice(
-    arch: str,    # as asked for
-    backbone: str # as asked for
+    arch: str,    # as in the recipe
+    backbone: str # as in the recipe
 ):
     "`ValueError` for a name that is not known, or a pair that does not fit"
     import timm

@@ -31,7 +31,7 @@ def band_weights(
     "Each band's weights where that band is; those of B8A, which patches have not, with B8 beside it; none for terrain. `ValueError` where one is missing"
     at = {plain_name(b): i for i, b in enumerate(bands)}
     if weight.shape[1] != len(bands): raise ValueError(f'weights for {weight.shape[1]} bands, but {len(bands)} names')
-    if (lost := [b.name for b in wanted if b.nm and b.name not in at]): raise ValueError(f'the weights know no {" ".join(lost)}')
+    if (lost := [b.name for b in wanted if b.nm and b.name not in at]): raise ValueError(f'the weights have no {" ".join(lost)}')
     res = weight.new_zeros(len(weight), len(wanted), *weight.shape[2:])
     for i, b in enumerate(wanted):
         if b.nm: res[:, i] = weight[:, at[b.name]] + (weight[:, at['B8A']] if b.name == 'B8' and 'B8A' in at else 0)

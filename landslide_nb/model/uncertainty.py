@@ -40,7 +40,7 @@ class Members(nn.Module):
 
 # %% ../../nbs/26_model.uncertainty.ipynb #58e2c4d5
 class Symmetric(Members):
-    "A model's opinion of the eight symmetries of a patch, in the mean"
+    "The mean of a model's predictions for the eight symmetries of a patch"
     n = 8
     def __init__(self,
         model: nn.Module # gives logits `(B, C, H, W)`
@@ -53,7 +53,7 @@ class Symmetric(Members):
 
 # %% ../../nbs/26_model.uncertainty.ipynb #2e3a1df3
 class Ensemble(Members):
-    "Several models' opinions, in the mean; `ValueError` for none"
+    "The mean of several models' predictions; `ValueError` for none"
     def __init__(self,
         models # that give logits `(B, C, H, W)` of the same patches
     ):

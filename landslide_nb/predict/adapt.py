@@ -101,7 +101,7 @@ def watch(
 
 # %% ../../nbs/35_predict.adapt.ipynb #4919288d
 class FirstNorm:
-    "The mean of each patch and channel at the batch norm that is asked first, which sees the patch through one convolution"
+    "The mean of each patch and channel at the first batch norm, behind one convolution"
     def __init__(self,
         model: nn.Module, # that is watched
         counts: dict      # see `watch`
@@ -121,7 +121,7 @@ class FirstNorm:
 class RegionStatistics:
     "What a model's batch norms see in a region"
     norms: dict           # name -> `NormStatistics`; without those that never saw two values in a batch
-    first: str            # name of the batch norm that is asked first
+    first: str            # name of the first batch norm
     patches: torch.Tensor # `(N, C)` mean of each patch and channel there
 
 # %% ../../nbs/35_predict.adapt.ipynb #773f4a28
@@ -161,7 +161,7 @@ def blended(
     stats: RegionStatistics,# of a region, from this model
     weight: float           # 0 leaves the model as it is, 1 takes the region's statistics
 ) -> nn.Module: # a copy in eval mode
-    "The model with means and variances part of the way to a region's; `ValueError` for a weight outside [0, 1]"
+    "The model with its statistics and a region's, mixed by a weight; `ValueError` for one outside [0, 1]"
     if not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')
     net = copy.deepcopy(unwrapped(model)).eval()
     for k, m in norms(net).items():
@@ -188,7 +188,7 @@ def shift_weight(
     moved: float, # squared distance of the region's mean, in the source's variances
     noise: float  # of that distance, what chance alone makes
 ) -> float: # 0 to 1
-    "How far to go to a region's statistics: by the number of patches, half as far for another composition, further for another light (James-Stein)"
+    "The weight of a region's statistics: by the number of patches, halved for another composition, larger for other illumination (James-Stein)"
     by_number = max(0., 1 - 4/n)
     return max(by_number if moved < 6*noise else by_number / 2, 1 - (2*noise + .25 + 7/n) / max(moved, 1e-12))
 
@@ -207,19 +207,19 @@ def ground(
 # %% ../../nbs/35_predict.adapt.ipynb #f9de9302
 def clear_patches(
     split: Split # any
-) -> Split: # without those that show less than a quarter of ground
-    "Patches that show ground"
+) -> Split: # without those with less than a quarter of clear land
+    "Patches that show land"
     parts = [[*range(i, min(i + 64, len(split)))] for i in range(0, len(split), 64)]
     shares = [ground(torch.as_tensor(split.gather(o)[0])).float().mean((1, 2)).cpu() for o in parts]
     return split.subset(np.flatnonzero(torch.cat(shares).numpy() >= .25).tolist())
 
 def ground_statistics(
     model: nn.Module, # with batch norms; untouched
-    split: Split,     # patches of the region that show ground, see `clear_patches`
+    split: Split,     # patches of the region that show land, see `clear_patches`
     bs: int = 16,     # patches a batch
     progress: bool = False # show a bar
 ) -> RegionStatistics:
-    "`region_statistics` of the ground"
+    "`region_statistics` of the clear land pixels"
     return region_statistics(model, split, bs, progress, where=ground)
 
 # %% ../../nbs/35_predict.adapt.ipynb #123fb4fc
@@ -229,7 +229,7 @@ def map_signs(
     bs: int,          # patches a batch
     amp: bool         # mixed precision where the device has it
 ) -> tuple: # share of landslide pixels, mean confidence
-    "What a model's map looks like, from 64 patches at most"
+    "Landslide share and mean confidence of a model's predictions, from 64 patches at most"
     some = split.subset(sorted({*np.linspace(0, len(split) - 1, 64).round().astype(int).tolist()}))
     prob = predict_split(model, some, bs, amp=amp)
     return float((prob > .5).mean()), float(np.maximum(prob, 1 - prob).mean())
@@ -245,13 +245,13 @@ def looks_wrong(
 # %% ../../nbs/35_predict.adapt.ipynb #5fddd5ef
 @dataclass
 class Adaptation:
-    "What became of a model that was to be adapted to a region"
+    "The result of adapting a model to a region"
     outcome: str            # 'adapted', 'as asked', 'collapse', 'explosion', 'one patch', 'few', 'covered' or 'no batch norm'
     weight: float           # 0 for the model as it was, 1 for the region's statistics
     patches: int            # that were measured
     left_out: int           # of cloud, snow and water
     moved: float|None = None# squared distance of the region's mean, in the source's variances
-    noise: float|None = None# what chance alone makes of it
+    noise: float|None = None# its expected value without a shift
     share: tuple|None = None# of landslide pixels, before and after
     confidence: tuple|None = None # mean probability of the likelier class, before and after
 
@@ -263,7 +263,7 @@ class Adaptation:
 # %% ../../nbs/35_predict.adapt.ipynb #8b67b013
 @patch
 def __str__(self:Adaptation):
-    why = 'the region differs from what the model knows' if self.shifted else 'no shift beyond chance'
+    why = 'the region differs from the source region' if self.shifted else 'no shift beyond chance'
     far = f'{why} (weight {self.weight:.2f} of {self.patches} patches)'
     share = self.share and 'landslide share {:.2f} % -> {:.2f} %'.format(*(100*o for o in self.share))
     return {'adapted': f'{far}: adapted, {share}', 'as asked': f'adapted as asked (weight {self.weight:.2f}), {share or "left as it is"}',
@@ -277,10 +277,10 @@ def __str__(self:Adaptation):
 # %% ../../nbs/35_predict.adapt.ipynb #9be3b89d
 def judged(
     weight: float,# of the region's statistics
-    asked: bool,  # whether a person asked for it
+    asked: bool,  # whether the user set the weight
     share: tuple  # of landslide pixels, before and after
 ) -> str: # outcome of an `Adaptation`
-    "Whether to go there"
+    "The outcome of an adaptation"
     if asked: return 'as asked'
     if looks_wrong(*share): return 'collapse' if share[1] < share[0] else 'explosion'
     return 'adapted'
@@ -289,12 +289,12 @@ def judged(
 def adapt_to_region(
     model: nn.Module,     # gives logits; untouched
     split: Split,         # unlabelled patches of the region, un-augmented: one scene or one date rather than a mixture
-    weight: float = None, # how far to go, 0 to 1; by default by the number of patches and the size of the shift, and not at all where the map then looks wrong
+    weight: float = None, # of the region's statistics, 0 to 1; by default by the number of patches and the size of the shift, and 0 where the landslide share then collapses or explodes
     bs: int = 16,         # patches a batch
     amp: bool = True,     # mixed precision, where the device has it, for the maps before and after
     progress: bool = True # show a bar
 ) -> tuple: # the model to use, a copy in eval mode; an `Adaptation`, whose `str` is a line to show
-    "Batch-norm adaptation: re-estimate a model's statistics on a region, as far as its patches can be trusted; `ValueError` without patches, for other bands, or for another weight"
+    "Batch-norm adaptation: re-estimate a model's statistics on a region, with a weight that its patches justify; `ValueError` without patches, for other bands, or for another weight"
     if not len(split): raise ValueError('there are no patches of the region')
     if (takes := first_conv(model).in_channels) != split.x.shape[1]: raise ValueError(f'patches of {split.x.shape[1]} bands, the model takes {takes}')
     if weight is not None and not 0 <= weight <= 1: raise ValueError(f'weight must be in [0, 1], not {weight}')

@@ -122,7 +122,7 @@ def guided_crf(
     prob,                            # `(H, W)` probability of landslide
     guide,                           # `(H, W, K)` guide in 0…255
     params: CRFParams = CRFParams(), # see `CRFParams`
-    backend: str = None              # 'pydensecrf' or 'torch', by default as `crf_backend` says
+    backend: str = None              # 'pydensecrf' or 'torch', `crf_backend`'s by default
 ) -> np.ndarray: # `(H, W)` float32 probability of landslide
     "Mean-field marginals of the dense CRF; a probability outside [0, 1], not finite, or of another shape raises `ValueError`"
     prob = np.asarray(prob.detach().cpu() if isinstance(prob, torch.Tensor) else prob, dtype=np.float32)
@@ -169,7 +169,7 @@ def crf_mask(
 def leave_with(
     parent: int # number of the process that made this one
 ):
-    "End this process when its parent is gone, killed or not: it would wait for work for ever"
+    "End this process when its parent is gone, killed or not: it would wait for work without end"
     def watch():
         while os.getppid() == parent: time.sleep(1)
         os._exit(1)

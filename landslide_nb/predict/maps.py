@@ -1,4 +1,4 @@
-"""What a model says of patches and how sure it is; mask files, the submission, and scores of folders
+"""Probability and uncertainty of patches; mask files, the submission, and scores of folders
 
 Docs: https://landslide-nb.github.io/landslide_nb/predict.maps.html.md"""
 
@@ -18,11 +18,9 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from ..core.base import PatchError, note_fault, atomic_path, with_bar
 from ..core.precision import autocast, cast_once
-from ..data.hdf5 import read_mask, shape_text, write_h5, write_mask
-from ..data.folders import listed, numbered, unique
-from ..data.arrays import release, scratch
-from ..data.check import mask_faults
-from ..data.store import Split
+from ..data.files import listed, numbered, read_mask, shape_text, unique, write_h5, write_mask
+from ..data.store import Split, release, scratch
+from ..data.check import file_faults
 from ..data.loader import SplitDL
 from ..model.dropout import DROP, evaluating
 from ..model.metrics import confusion, scores
@@ -89,7 +87,7 @@ def teacher_answers(
     progress: bool = True,# show a bar
     **kwargs              # passed to `query_batch`
 ): # yields landslide probability and uncertainty, both `(B, H, W)` float32 arrays, batch by batch
-    "Ask the teacher about every batch"
+    "Query the teacher about every batch"
     for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
         yield query_batch(teacher, b[0] if isinstance(b, (tuple, list)) else b, seed=None if seed is None else seed + i, **kwargs)
 
@@ -122,7 +120,7 @@ def query_teacher(
     progress: bool = True,# show a bar
     answer: str = 'plain',# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
     kind: str = 'logits', # of `UNCERTAINTIES`
-    answers = teacher_answers # asks, batch by batch; another one can deal the batches out to several machines
+    answers = teacher_answers # predicts batch by batch; another one can distribute the batches over several processes
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
     "The teacher's probability, and its uncertainty, for every patch; an unknown `answer` or `kind` raises `ValueError`"
     with evaluating(teacher):
@@ -250,7 +248,7 @@ def drop_faulty(
 ):
     "Take the pairs out of which either cannot be read"
     for n in list(t):
-        faults = mask_faults(p[n], None) + mask_faults(t[n], None)
+        faults = [e for o in (p[n], t[n]) for e in file_faults(o, False, size=None)[0]]
         bad.extend(faults)
         if faults: del p[n], t[n]
 

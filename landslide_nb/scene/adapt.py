@@ -15,8 +15,7 @@ import numpy as np
 from fastai.torch_core import default_device
 from ..core.base import InputError, InputWarning, PatchError, write_json, with_bar
 from ..data.bands import L4S, PATCH, Bands
-from ..data.arrays import release, scratch
-from ..data.store import Split, read_split
+from ..data.store import Split, read_split, release, scratch
 from ..model.files import ModelInfo, is_starter, load_for_patches, load_model, save_model
 from ..predict.adapt import adapt_to_region
 from ..train.recipe import Stage

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from ..core.base import InputError, with_bar
 from ..data.bands import PATCH
-from ..data.folders import LAYOUTS, SPLITS
-from ..data.hdf5 import write_mask, write_patch
+from ..data.files import LAYOUTS, SPLITS, write_mask, write_patch
 from .grid import Grid, SceneError, Shapes, geo
 from .reader import Scene
 from .windows import Windows

@@ -15,7 +15,7 @@ from fastai.vision.augment import RandTransform
 from fastcore.basics import patch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from ..data.arrays import release, scratch
+from ..data.store import release, scratch
 from ..model.dropout import DROP
 from ..model.files import unwrapped
 from ..predict.maps import query_teacher, teacher_answers
@@ -25,7 +25,7 @@ from .selection import select_class_balanced
 def augments(
     dl # fastai loader
 ) -> bool:
-    "Whether a loader augments what it gives: fastai's transforms do where nothing says which split they are for"
+    "Whether a loader augments its batches: fastai's transforms do where `split_idx` is not set"
     split = getattr(dl.dataset, 'split_idx', None)
     fs = getattr(getattr(dl, 'after_batch', None), 'fs', ())
     return split == 0 or split is None and not hasattr(dl, 'training') and any(isinstance(t, RandTransform) for t in fs)
@@ -56,7 +56,7 @@ class PseudoBank:
     "Pseudo labels of all unlabelled patches, made once from a frozen teacher"
     def __init__(self,
         teacher: nn.Module,     # gives logits; a copy of it as it is now makes the labels
-        dl,                     # unlabelled patches, such as `dls.test_dl(files)`; asked in order and un-augmented, or refused, see `in_order`
+        dl,                     # unlabelled patches, such as `dls.test_dl(files)`; read in order and un-augmented, or refused, see `in_order`
         keep: tuple = (.9, .7), # share kept of background and landslide pixels
         n: int = 10,            # stochastic passes
         p: float = DROP,        # dropout probability
@@ -66,7 +66,7 @@ class PseudoBank:
         progress: bool = True,  # show a bar
         answer: str = 'plain',  # see `query_teacher`
         kind: str = 'logits',   # of `UNCERTAINTIES`
-        answers = teacher_answers, # asks the teacher, see `query_teacher`
+        answers = teacher_answers, # queries the teacher, see `query_teacher`
         select = select_class_balanced # the rule: of predicted classes, uncertainties and `keep`, gives labels and thresholds
     ):
         self.teacher, self.dl, self.keep, self.n, self.p, self.seed = frozen(teacher), in_order(dl), keep, n, p, seed
@@ -82,7 +82,7 @@ class PseudoBank:
 # %% ../../nbs/41_selftrain.bank.ipynb #85cb6f5a
 @patch
 def make(self:PseudoBank):
-    "Ask the teacher and select; called again, it asks with other dropout masks"
+    "Query the teacher and select; called again, it uses other dropout masks"
     seed = None if self.seed is None else self.seed + 100_000 * self.made
     self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
                                         self.answer, self.kind, self.answers)

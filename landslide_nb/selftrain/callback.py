@@ -66,7 +66,7 @@ class PseudoLabelled:
 
 # %% ../../nbs/42_selftrain.callback.ipynb #91a64b54
 def pseudo_dl(
-    dl,                # the un-augmented loader that the bank asked
+    dl,                # the bank's un-augmented loader
     labels: np.ndarray,# the bank's `(N, H, W)` labels
     bs: int,           # batch size
     seed: int = None   # of the shuffle, where the loader takes one

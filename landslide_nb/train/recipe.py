@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core.base import InputError
 from ..data.bands import PATCH
-from ..data.folders import SPLITS
+from ..data.files import SPLITS
 from ..model.dropout import DROP
 from ..model.files import MOST
 from ..model.uncertainty import UNCERTAINTIES

@@ -15,7 +15,7 @@ from fastai.torch_core import default_device, rank_distrib
 import torch
 from ..core.base import PatchError, write_json
 from ..core.precision import amp_dtype
-from ..data.folders import SPLITS
+from ..data.files import SPLITS
 from ..data.loader import hold_back
 from ..data.store import Split, on_device, read_split
 from ..model.files import load_for_patches, load_model
