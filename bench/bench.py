@@ -25,7 +25,7 @@ warnings.filterwarnings('ignore')
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 
-from landslide_nb.core.precision import amp_dtype, autocast
+from landslide_nb.core.base import amp_dtype, autocast
 from landslide_nb.data.files import patch_files
 from landslide_nb.data.synth import LABELLED, synth_patch, write_world
 from landslide_nb.data.store import Split, pack_data, read_split
@@ -48,7 +48,7 @@ from landslide_nb.look.explorers import explore_adapt, explore_crf, explore_thre
 from landslide_nb.selftrain.callback import SelfTraining, draw_lam, mixed_loss, mixup
 from landslide_nb.train.recipe import DEMO, PAPER
 from landslide_nb.train.loop import nesterov
-from landslide_nb.train.stage import train_stage
+from landslide_nb.train.run import train_stage
 from landslide_nb.scene.explore import MapShell, explore_map
 from landslide_nb.scene.map import map_scene
 from landslide_nb.scene.reader import Scene

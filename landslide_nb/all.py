@@ -7,7 +7,6 @@ with warnings.catch_warnings():
     from fastai.callback.all import *
 
 from .core.base import *
-from .core.precision import *
 from .data.bands import *
 from .data.files import *
 from .data.block import *
@@ -39,12 +38,10 @@ from .look.explore import *
 from .look.explorers import *
 from .train.radiometry import *
 from .train.recipe import *
-from .train.checkpoint import *
 from .train.loop import *
 from .train.processes import *
-from .train.stage import *
-from .train.run import *
 from .train.learner import *
+from .train.run import *
 from .scene.grid import *
 from .scene.terrain import *
 from .scene.synthetic import *

@@ -23,7 +23,7 @@ from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import ModelError, load_model, save_model
 from landslide_nb.predict.maps import submission_zip
 from landslide_nb.train.recipe import Recipe, RecipeError
-from landslide_nb.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from landslide_nb.train.loop import CHECKPOINT, load_checkpoint, save_checkpoint
 from test_bad_input import one_line, said
 from test_package import MODULES, tree
 

@@ -235,7 +235,7 @@ def repair(
         from landslide_nb.model.files import load_for_patches, save_model
         from landslide_nb.predict.indomain import in_domain, reestimated
         from landslide_nb.predict.adapt import has_norms
-        from landslide_nb.train.stage import spread_over
+        from landslide_nb.train.run import spread_over
         simplefilter('ignore', InputWarning) # it is about to be repaired
         if (Path(out)/'model.json').exists(): raise InputError(out, 'already holds a model')
         net, info = load_for_patches(model, pick_device(device))

@@ -17,8 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 from ..core.base import PatchError, note_fault, with_bar
 from .bands import L4S, PATCH, Bands, Scaling, patches_fault
-from .files import LAYOUTS, LIMIT, SPLITS, find_layout, get_patch_files, listed, pair, read_mask, read_patch, shape_text
-from .files import strange_splits, unique, with_masks_beside
+from .files import LAYOUTS, LIMIT, SPLITS, find_layout, get_patch_files, listed, pair, read_mask, read_patch, shape_text, strange_splits, unique, with_masks_beside
 from .store import Split, checksum, open_store, stored_split
 
 # %% ../../nbs/14_data.check.ipynb #dfa23ee4

@@ -16,8 +16,7 @@ import torch
 import zipfile
 from contextlib import closing, nullcontext
 from pathlib import Path
-from ..core.base import PatchError, note_fault, atomic_path, with_bar
-from ..core.precision import autocast, cast_once
+from ..core.base import PatchError, note_fault, atomic_path, with_bar, autocast, cast_once
 from ..data.files import listed, numbered, read_mask, shape_text, unique, write_h5, write_mask
 from ..data.store import Split, release, scratch
 from ..data.check import file_faults

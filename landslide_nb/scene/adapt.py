@@ -19,8 +19,7 @@ from ..data.store import Split, read_split, release, scratch
 from ..model.files import ModelInfo, is_starter, load_for_patches, load_model, save_model
 from ..predict.adapt import adapt_to_region
 from ..train.recipe import Stage
-from ..train.stage import Region, stage_bank, train_stage
-from ..train.run import begin_run
+from ..train.run import begin_run, region_model, stage_bank, train_stage
 from .grid import SceneError
 from .reader import Scene
 from .windows import Windows, checksum, fingerprint, model_bands
@@ -106,9 +105,9 @@ def pseudo_labelled(
     progress: bool = True # show a bar
 ) -> Split: # the same windows with masks, 255 where the teacher is uncertain; without masks where the stage has no iterations
     "Windows as labelled patches, by a teacher that is adapted to them first"
-    teacher = Region(stage, split, amp, False).take(teacher)
+    teacher, _ = region_model(teacher, stage, split, amp, False)
     if not stage.iters: return split
-    return split.with_masks(stage_bank(stage, teacher, split, next(teacher.parameters()).device, seed, amp=amp, progress=progress).make().labels)
+    return split.with_masks(stage_bank(stage, teacher, split, seed, amp=amp, progress=progress).make().labels)
 
 # %% ../../nbs/80_scene.adapt.ipynb #840274bf
 def labelled_split(

@@ -24,8 +24,7 @@ from ..model.files import load_for_patches
 from ..model.metrics import confusion, scores
 from ..predict.adapt import adapt_to_region
 from ..train.recipe import Stage
-from ..train.run import begin_run
-from ..train.stage import stage_bank, train_stage
+from ..train.run import begin_run, stage_bank, train_stage
 from .grid import Grid, SceneError, Shapes, geo, grid_of, open_raster, read_frame
 from .reader import Scene
 from .adapt import as_scene, labelled_split, own_stage, scene_split
@@ -157,7 +156,7 @@ def checked_labels(
     **kwargs            # of `PseudoBank`, such as `amp` and `progress`
 ) -> np.ndarray: # `(N, H, W)` uint8: 1, 0, or 255 for ignored pixels
     "Checked pixels, and pseudo labels of the others"
-    bank = stage_bank(stage, teacher, split, next(teacher.parameters()).device, seed, **kwargs).make()
+    bank = stage_bank(stage, teacher, split, seed, **kwargs).make()
     around = np.stack([binary_dilation(o, iterations=rim) if o.any() else o for o in known == 1])
     return np.where(known != IGNORE, known, np.where(closed, IGNORE, np.where(around, 0, bank.labels))).astype(np.uint8)
 
