@@ -51,6 +51,7 @@ from landslide_nb.train.loop import nesterov
 from landslide_nb.train.run import train_stage
 from landslide_nb.scene.explore import MapShell, explore_map
 from landslide_nb.scene.map import map_scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
 
 BS = 8
@@ -232,7 +233,7 @@ def bench_region(tmp, rows, n=96):
 def live_hands(tmp):
     "Explorers in their shells, and the moves of a hand that each answers: name -> (function, values to set in turn)"
     write_scene(tmp/'scene', 400, seed=1)
-    map_scene('starter', tmp/'scene/scene.tif', tmp/'map', dem=tmp/'scene/dem.tif', uncertainty='margin', progress=False, warn=lambda o: None)
+    map_scene('starter', Scene(tmp/'scene/scene.tif', tmp/'scene/dem.tif'), tmp/'map', uncertainty='margin', progress=False)
     xs, ys = (np.stack(o) for o in zip(*(synth_patch(LABELLED, i) for i in range(16))))
     split, (model, info) = Split(xs, ys), load_model('starter')
     bank = PseudoBank(model, unlabelled_dl(Split(xs), BS, 'cpu'), kind='margin', progress=False).make()

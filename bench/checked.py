@@ -28,6 +28,7 @@ from landslide_nb.predict.maps import score_masks
 from landslide_nb.scene.adapt import adapt
 from landslide_nb.scene.checked import adapt_checked, write_checked
 from landslide_nb.scene.map import map_scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
 
 HERE = Path(__file__).parent
@@ -77,27 +78,27 @@ def scored(mask, truth):
 
 def remap(folder, name, **kwargs):
     "The map of a model that was taught, scored"
-    scene, dem = folder/'scene.tif', folder/'dem.tif'
-    if not (folder/f'map_{name}/map.json').exists(): map_scene(folder/name, scene, folder/f'map_{name}', dem, progress=False, warn=print, **kwargs)
+    scene = Scene(folder/'scene.tif', folder/'dem.tif')
+    if not (folder/f'map_{name}/map.json').exists(): map_scene(folder/name, scene, folder/f'map_{name}', progress=False, **kwargs)
     return scored(read(folder/f'map_{name}/mask.tif'), read(folder/'truth.tif'))
 
 
 def rows_of(seed, ns, out, size, control=True):
     "Rows of a scene, as they are measured"
     folder = out/f'scene_{seed}'
-    scene, dem = folder/'scene.tif', folder/'dem.tif'
-    if not scene.exists(): write_scene(folder, size, seed)
-    if not (folder/'MAP/map.json').exists(): map_scene('starter', scene, folder/'MAP', dem, polygons='gpkg', progress=False)
+    if not (folder/'scene.tif').exists(): write_scene(folder, size, seed)
+    scene = Scene(folder/'scene.tif', folder/'dem.tif')
+    if not (folder/'MAP/map.json').exists(): map_scene('starter', scene, folder/'MAP', polygons='gpkg', progress=False)
     yield dict(seed=seed, size=size, what='before', **scored(read(folder/'MAP/mask.tif'), read(folder/'truth.tif')))
     for n in ns:
         made, start = check(folder, n, seed), time.perf_counter()
         if not (folder/f'new_{n}/adapt.json').exists():
             resume = (folder/f'new_{n}/run.json').exists()
-            adapt_checked('starter', scene, folder/f'new_{n}', folder/f'checked_{n}.gpkg', dem=dem, progress=False, resume=resume)
+            adapt_checked('starter', scene, folder/f'new_{n}', folder/f'checked_{n}.gpkg', progress=False, resume=resume)
         yield dict(seed=seed, size=size, what='checked', n=n, **made, seconds=round(time.perf_counter() - start), **remap(folder, f'new_{n}'))
     if not control: return
     if not (folder/'alone/adapt.json').exists():
-        adapt('starter', scene, folder/'alone', dem=dem, iters=60, lr=.001, bs=8, progress=False, resume=(folder/'alone/run.json').exists())
+        adapt('starter', scene, folder/'alone', iters=60, lr=.001, bs=8, progress=False, resume=(folder/'alone/run.json').exists())
     yield dict(seed=seed, size=size, what='alone', **remap(folder, 'alone'))
 
 

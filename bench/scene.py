@@ -35,7 +35,8 @@ RUN = '''
 import sys
 from pathlib import Path
 from landslide_nb.scene.map import map_scene
-map_scene(sys.argv[1], sys.argv[2], sys.argv[3], dem=sys.argv[4], threshold=float(sys.argv[5]),
+from landslide_nb.scene.reader import Scene
+map_scene(sys.argv[1], Scene(sys.argv[2], sys.argv[4]), sys.argv[3], threshold=float(sys.argv[5]),
           polygons='gpkg', min_area=1000, crf=sys.argv[6] == 'crf', device='cpu', progress=False)
 print(next(o for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM')).split()[1])
 '''

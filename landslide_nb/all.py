@@ -45,12 +45,10 @@ from .train.run import *
 from .scene.grid import *
 from .scene.terrain import *
 from .scene.synthetic import *
-from .scene.sentinel import *
+from .scene.reader import *
 from .scene.windows import *
-from .scene.strips import *
 from .scene.layers import *
 from .scene.map import *
-from .scene.event import *
 from .scene.adapt import *
 from .scene.cut import *
 from .scene.checked import *

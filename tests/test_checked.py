@@ -13,7 +13,7 @@ from landslide_nb.model.files import load_model, save_model
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.scene.checked import CheckedMap, read_checked, write_checked
 from landslide_nb.scene.cut import cut_scene
-from landslide_nb.scene.sentinel import Scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
 from landslide_nb.scene.adapt import scene_split
 from landslide_nb.app.commands import adapt_command, cut, map_command, score
@@ -116,7 +116,7 @@ def test_an_outline_that_crosses_itself_or_lies_elsewhere_is_said(world, tmp_pat
     bow = shapely.Polygon([(500_100, 5_099_900), (500_300, 5_099_700), (500_300, 5_099_900), (500_100, 5_099_700)])
     odd = [bow, shapely.box(600_000, 5_000_000, 600_100, 5_000_100)]
     gpd.GeoDataFrame(geometry=[*slides.geometry, *odd], crs=32633).to_file(tmp_path/'odd.gpkg')
-    said = str(cut_scene(world/'scene.tif', tmp_path/'odd.gpkg', tmp_path/'out', world/'dem.tif', progress=False))
+    said = str(cut_scene(Scene(world/'scene.tif', world/'dem.tif'), tmp_path/'odd.gpkg', tmp_path/'out', progress=False))
     assert f'1 of {len(slides) + 2} polygons outside the scene' in said and 'repaired: 1' in said
     mask = read_mask(tmp_path/'out/TrainData/mask/mask_1.h5')
     assert mask[10:30, 10:30].sum() >= 200 and mask[20, 12:28].any()
@@ -139,7 +139,7 @@ def test_a_checked_map_scores_a_map(world, tmp_path, capsys):
     frame.assign(checked=None).to_file(tmp_path/'fresh.gpkg', layer='landslides')
     frame.set_geometry(frame.geometry.translate(1e6)).to_file(tmp_path/'far.gpkg', layer='landslides')
     for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"),
-                       ('odd', "'maybe'"), ('fresh', 'nobody has checked'), ('far', 'touches')):
+                       ('odd', "'maybe'"), ('fresh', 'none of its polygons is marked'), ('far', 'touches')):
         refused_here(capsys, score, tmp_path/'MAP', tmp_path/f'{name}.gpkg', words=[name, word])
     refused_here(capsys, score, tmp_path/'nowhere', world/'checked.gpkg', words=['nowhere'])
     refused_here(capsys, score, world/'dem.tif', world/'checked.gpkg', words=['dem.tif', 'not the mask of a map'])
@@ -174,7 +174,7 @@ def test_labels_that_cannot_be_are_one_line_and_leave_nothing(world, tmp_path, c
     frame.set_geometry(frame.geometry.translate(1e6)).to_file(tmp_path/'far.gpkg', layer='landslides')
     args = world/'model', world/'scene.tif', tmp_path/'out'
     for name, word in (('none', 'no such file'), ('plain', "no column 'checked'"),
-                       ('fresh', 'nobody has checked'), ('far', 'touches')):
+                       ('fresh', 'none of its polygons is marked'), ('far', 'touches')):
         refused_here(capsys, adapt_command, *args, labels=tmp_path/f'{name}.gpkg', dem=world/'dem.tif', **ARGS, words=[name, word])
     kw = dict(labels=world/'checked.gpkg', dem=world/'dem.tif')
     refused_here(capsys, adapt_command, *args, **kw, **ARGS, teacher='starter', words=['--teacher', '--labels'])

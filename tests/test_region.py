@@ -150,13 +150,14 @@ def test_a_scene_adapts_a_model_without_labelled_patches(model, scene, tmp_path,
 def test_an_adaptation_killed_after_training_goes_on_to_the_same_model(model, scene, tmp_path, monkeypatch, capsys):
     "Statistics are measured after the last iteration: a kill before that must not leave a model that looks finished"
     from landslide_nb.scene.adapt import adapt
+    from landslide_nb.scene.reader import Scene
     from landslide_nb.train import run
     def killed(*args): raise KeyboardInterrupt
-    kwargs = dict(dem=scene/'dem.tif', iters=2, bs=4, device='cpu', progress=False)
-    whole = adapt(model, scene/'scene.tif', tmp_path/'whole', **kwargs)
+    kwargs, ground = dict(iters=2, bs=4, device='cpu', progress=False), Scene(scene/'scene.tif', scene/'dem.tif')
+    whole = adapt(model, ground, tmp_path/'whole', **kwargs)
     with monkeypatch.context() as m:
         m.setattr(run, 'region_model', killed)
-        with pytest.raises(KeyboardInterrupt): adapt(model, scene/'scene.tif', tmp_path/'new', checkpoint=0, **kwargs)
+        with pytest.raises(KeyboardInterrupt): adapt(model, ground, tmp_path/'new', checkpoint=0, **kwargs)
     assert not (tmp_path/'new/model.json').exists()
-    new = adapt(model, scene/'scene.tif', tmp_path/'new', resume=True, **kwargs)
+    new = adapt(model, ground, tmp_path/'new', resume=True, **kwargs)
     assert all(torch.equal(v, new.state_dict()[k]) for k, v in whole.state_dict().items())

@@ -15,7 +15,7 @@ from landslide_nb.model.files import save_model
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.scene.grid import SceneError
 from landslide_nb.scene.map import SceneMap
-from landslide_nb.scene.sentinel import Scene
+from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, write_raster, write_scene
 from test_commands import run
 from test_scene import ok, refused_here
@@ -92,7 +92,7 @@ def test_the_units_are_found_wherever_they_stand(scene, files, tmp_path, form):
     s = Scene(FORMS[form](tmp_path, dn), scene/'dem.tif')
     x, whole = s.read(0, 0, 256, 256)
     keep = [i for i in range(14) if i != 9]
-    assert whole.all() and np.abs(x - right)[keep].max() < 5e-3, (s.told, s.notes)
+    assert whole.all() and np.abs(x - right)[keep].max() < 5e-3, (s.known, s.notes)
 
 
 @pytest.mark.parametrize('dn, kwargs', [(lambda a: np.rint(a/10).astype(np.uint16), {}), (lambda a: (a*7).astype(np.uint16), {}),

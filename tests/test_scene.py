@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from landslide_nb.data.bands import RGB
 from landslide_nb.data.synth import UNSEEN, synth_patch, write_world
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import save_model
 from landslide_nb.scene.grid import SceneError
 from landslide_nb.scene.synthetic import L1C_BANDS, PLACE, to_dn, write_raster
-from landslide_nb.scene.sentinel import WANTED, Scene
+from landslide_nb.scene.reader import WANTED, Scene
 from landslide_nb.scene.map import map_scene
 from landslide_nb.app.commands import adapt_command, map_command, synth
 from test_commands import BIN, refused, run
@@ -104,9 +105,9 @@ def test_the_files_of_a_map(world, mapped):
 
 
 def test_the_mask_is_the_crfs_and_the_probability_the_networks(world, mapped, tmp_path):
-    kwargs = dict(dem=world/'dem.tif', uncertainty=True, progress=False, **KWARGS)
-    map_scene(world/'model', world/'scene.tif', tmp_path/'m', crf=True, crf_prob=True, **kwargs)
-    map_scene(world/'model', world/'scene.tif', tmp_path/'plain', **kwargs)
+    kwargs, scene = dict(uncertainty=True, progress=False, **KWARGS), Scene(world/'scene.tif', world/'dem.tif')
+    map_scene(world/'model', scene, tmp_path/'m', crf=True, crf_prob=True, **kwargs)
+    map_scene(world/'model', scene, tmp_path/'plain', **kwargs)
     assert {o.name for o in (tmp_path/'m').iterdir()} == {*FILES[:3], 'crf.tif', 'quicklook.png', 'composite.jpg', 'map.json'}
     for o in ('mask.tif', 'probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (mapped/o).read_bytes(), o
     for o in ('probability.tif', 'uncertainty.tif'): assert (tmp_path/'m'/o).read_bytes() == (tmp_path/'plain'/o).read_bytes(), o
@@ -316,7 +317,7 @@ def test_in_another_crs_it_is_the_same_ground(world, tmp_path, crs):
     assert .7 < ok.mean() <= 1
     mine, theirs = (o[:, k].mean(1) for o, k in ((x, ok), (y, whole)))
     assert np.allclose(mine, theirs, rtol=.03), mine/theirs
-    info = map_scene(world/'model', tmp_path/'o.tif', tmp_path/'m', world/'dem.tif', device='cpu', polygons='gpkg', threshold=0., progress=False)
+    info = map_scene(world/'model', s, tmp_path/'m', device='cpu', polygons='gpkg', threshold=0., progress=False)
     assert abs(info['result']['area_m2'] / (3200/.9996)**2 - 1) < .03, info['result']
 
 
@@ -324,7 +325,7 @@ def test_half_a_scene_of_nothing(world, tmp_path):
     with rasterio.open(world/'scene.tif') as src: a = src.read()
     a[:, :, 180:] = 0
     write_raster(tmp_path/'o.tif', a, names=L1C_BANDS)
-    map_scene(world/'model', tmp_path/'o.tif', tmp_path/'m', world/'dem.tif', device='cpu', progress=False)
+    map_scene(world/'model', Scene(tmp_path/'o.tif', world/'dem.tif'), tmp_path/'m', device='cpu', progress=False)
     mask = read(tmp_path/'m/mask.tif')
     assert (mask[:, 180:] == 255).all() and (mask[:200, :180] != 255).all()
 
@@ -362,3 +363,27 @@ def test_real_band_means_are_near_the_benchmarks_own():
         means = s.read(0, 0, *s.grid.shape)[0].mean((1, 2))
         assert ((.8 < means[:12]) & (means[:12] < 1.5)).all(), dict(zip(WANTED, means))
         assert .8 < means[13] < 1.2 and s.notes == []
+
+
+def test_a_model_of_red_green_and_blue_maps_an_image_without_an_elevation_model(world, tmp_path, capsys):
+    "By the names of its bands, whatever else the file holds; other numbers and other bands are one line"
+    torch.manual_seed(0)
+    save_model(tmp_path/'rgb', create_segmenter(backbone='test_resnet', bands=RGB))
+    with rasterio.open(world/'scene.tif') as src: a, at = src.read()[[7, 1, 2, 3]], tuple(src.transform)[:6]
+    image = np.clip(a/10, 0, 255).astype(np.uint8)
+    write_raster(tmp_path/'image.tif', image, names=('NIR', 'Blue', 'Green', 'Red'), transform=at)
+    args = ['--device', 'cpu', '--crf', '--uncertainty', '--polygons', '--threshold', .47]
+    res = ok(run('map', tmp_path/'rgb', tmp_path/'image.tif', tmp_path/'m', *args))
+    assert [('count' in o, 'warning' in o) for o in res.stderr.splitlines()] == [(True, True)], res.stderr
+    prob = read(tmp_path/'m/probability.tif')
+    hole = (image[1:] == 0).all(0)
+    assert 1200 <= hole.sum() < 2000 and (np.isnan(prob) == hole).all()
+    x, valid = Scene(tmp_path/'image.tif', reads=RGB).read(0, 0, *image.shape[1:])
+    assert (valid == ~hole).all() and np.allclose(x[:, valid], image[3:0:-1][:, valid]/255)
+    info = json.loads((tmp_path/'m/map.json').read_text())
+    assert info['scene']['bands'] == [['image.tif', 4], ['image.tif', 3], ['image.tif', 2]] and info['scene']['dem'] is None
+    map_command(tmp_path/'rgb', write_raster(tmp_path/'plain.tif', image[::-1], transform=at), tmp_path/'n', bands='red,green,blue,-', device='cpu')
+    assert np.allclose(read(tmp_path/'n/probability.tif'), prob, atol=1e-6, equal_nan=True)
+    refused_here(capsys, map_command, tmp_path/'rgb', write_raster(tmp_path/'dn.tif', a, names=('B8', 'blue', 'green', 'red')), tmp_path/'o',
+                 device='cpu', words=('dn.tif', 'full scale', '--force'))
+    refused_here(capsys, map_command, tmp_path/'rgb', world/'scene.tif', tmp_path/'o', device='cpu', words=('scene.tif', '--bands'))

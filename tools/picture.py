@@ -36,7 +36,7 @@ def main(tmp):
     fig, axs = plt.subplots(1, 3, figsize=(12, 4.2), layout='constrained')
     panel(axs[0], image, truth, 'An unseen scene; its true landslides outlined')
     for ax, name, adapt in zip(axs[1:], ('A model of another region', 'The same model, adapted, no label used'), (False, True)):
-        map_scene(tmp/'model', tmp/'scene/scene.tif', tmp/name, tmp/'scene/dem.tif', adapt=adapt, progress=False)
+        map_scene(tmp/'model', scene, tmp/name, adapt=adapt, progress=False)
         mask = read(tmp/name/'mask.tif')
         panel(ax, image, truth, f"{name}: F1 {100 * score_masks([mask], [truth])['f1']:.0f}", mask)
     fig.savefig(OUT, dpi=110, pil_kwargs=dict(quality=82, optimize=True))

@@ -8,17 +8,16 @@ Docs: https://landslide-nb.github.io/landslide_nb/app.commands.html.md"""
 __all__ = ['synth', 'cut', 'pack', 'check', 'train', 'predict', 'score', 'repair', 'report', 'demo', 'map_command',
            'adapt_command']
 
-# %% ../../nbs/93_app.commands.ipynb #fb16436f
+# %% ../../nbs/93_app.commands.ipynb #8ad3a21c
 import sys
 from json import dumps
 from typing import Annotated
-from warnings import catch_warnings, simplefilter
-from fastcore.script import call_parse, store_true
-from ..core.base import InputError
-from .options import check_models, check_needs, check_range, check_truth, pick_device, how_to_go_on, one_line_errors, skipping, warn_on_stderr
+from warnings import simplefilter
+from ..core.base import InputError, InputWarning
+from .options import check_models, check_needs, check_range, check_truth, command, how_to_go_on, options_of, pick_device, skipping
 
-# %% ../../nbs/93_app.commands.ipynb #2e078442
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #6b1031dc
+@command()
 def synth(
     out: str,         # folder to write, in the contest's layout
     train: int = 160, # labelled patches of the first region
@@ -28,59 +27,44 @@ def synth(
     scene: int = None # write no patches but a scene of the second region, so many pixels a side: scene.tif, dem.tif, truth.tif
 ):
     "Write a synthetic world with a labelled region and an unseen one; truth masks of valid and test go under OUT/truth"
-    with one_line_errors('landslide-synth'):
-        from landslide_nb.data.synth import write_world
-        from landslide_nb.scene.synthetic import write_scene
-        check_range(0, None, train=train, valid=valid, test=test, seed=seed)
-        if scene is not None:
-            check_range(128, 4096, scene=scene)
-            write_scene(out, scene, seed)
-            return print(f'{scene} x {scene} pixels: scene.tif, dem.tif and truth.tif in {out}')
-        write_world(out, train, valid, test, seed)
-        print(f'{train} labelled, {valid} + {test} unlabelled patches in {out}')
+    from landslide_nb.data.synth import write_world
+    from landslide_nb.scene.synthetic import write_scene
+    check_range(0, None, train=train, valid=valid, test=test)
+    if scene is not None:
+        check_range(128, 4096, scene=scene)
+        write_scene(out, scene, seed)
+        return print(f'{scene} x {scene} pixels: scene.tif, dem.tif and truth.tif in {out}')
+    write_world(out, train, valid, test, seed)
+    print(f'{train} labelled, {valid} + {test} unlabelled patches in {out}')
 
-# %% ../../nbs/93_app.commands.ipynb #4bdf121c
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #d1406144
+@command(reading=options_of('scene.reader.Scene', 'reads'), cutting=options_of('scene.cut.cut_scene'))
 def cut(
     scene: str,    # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     dem: str,      # elevation model that reaches as far as the scene, any raster of heights
     polygons: str, # outlines of the scene's landslides: any file of polygons, in any coordinate reference system
     data: str,     # folder to write, in the contest's layout, with patches.csv: where each patch is from
-    split: Annotated[str, dict(choices=('train', 'valid', 'test'))] = 'train', # what the patches are for
-    valid: float = 0.,    # share of the windows with landslides to hold back for validation, by blocks of ground
-    stride: int = 128,    # pixels from one window to the next: side by side by default, less for windows that overlap
-    empty: float = 1.,    # windows without landslides for each one with landslides; inf for all
-    holes: float = 0.,    # share of a window that may be nodata or masked, which is then background
-    seed: int = 0,        # of the blocks and the windows without landslides
-    bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
-    offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default (10000)
-    aoi: str = None,      # the part of the scene in which landslides were looked for, any file of polygons: windows lie in it
-    mask: str = None,     # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: store_true = False # go on with numbers that no landscape has
+    split: Annotated[str, dict(choices=('train', 'valid', 'test'))] = 'train', # use of the patches
+    *, reading, cutting
 ):
-    "Cut a scene and the outlines of its landslides into labelled patches, for landslide-check and landslide-train"
-    with one_line_errors('landslide-cut'):
-        from landslide_nb.scene.cut import cut_scene
-        check_range(16, None, stride=stride)
-        check_range(0, .9, valid=valid, holes=holes)
-        check_range(0, None, empty=empty, seed=seed)
-        if quantification is not None: check_range(1, None, quantification=quantification)
-        print(cut_scene(scene, polygons, data, dem, split, valid, stride, empty, holes, seed, bands, offset, quantification, aoi, mask, force,
-                        warn=warn_on_stderr('landslide-cut')))
+    "Cut a scene and the outlines of its landslides into labelled patches; with --aoi those of the part that was searched for landslides"
+    from landslide_nb.scene.cut import cut_scene
+    from landslide_nb.scene.reader import Scene
+    check_range(0, .9, valid=cutting['valid'])
+    print(cut_scene(Scene(scene, dem, **reading), polygons, data, split, **cutting))
 
-# %% ../../nbs/93_app.commands.ipynb #fc7d4014
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #de96d767
+@command()
 def pack(
     data: str,  # data folder in either layout, or a folder of image_N.h5
     store: str, # folder to write; a killed run starts again
-    half: store_true = False,  # float16: half the room, rounding errors are printed
-    check: store_true = False, # read the store again and compare its checksums
-    skip_bad: store_true = False, # go on without patches whose image or mask is bad, and say how many
+    half: bool = False,  # float16: half the room, rounding errors are printed
+    check: bool = False, # read the store again and compare its checksums
+    skip_bad: bool = False, # go on without patches whose image or mask is bad, and report how many
     bands: str = None # L4S, RGB or names of bands such as B4,B3,B2: of files of any format, HDF5, GeoTIFF, PNG or NumPy, in one size divisible by 32
 ):
     "Pack a data set into one memory-mapped array a split, which training and prediction read without opening files; a killed run starts again"
-    with one_line_errors('landslide-pack'), skipping('landslide-pack', skip_bad) as bad:
+    with skipping('landslide-pack', skip_bad) as bad:
         import numpy as np
         from landslide_nb.data.bands import Bands
         from landslide_nb.data.check import check_store
@@ -90,7 +74,7 @@ def pack(
         if check: print(f'{check_store(store)} patches compared')
         print(f'{store}: ' + ', '.join(f'{len(s["ns"])} {k}' for k, s in index['splits'].items()))
 
-# %% ../../nbs/93_app.commands.ipynb #83a1076d
+# %% ../../nbs/93_app.commands.ipynb #89450528
 def rounding_table(
     index: dict # what `pack_data` returns
 ) -> str:
@@ -98,55 +82,44 @@ def rounding_table(
     errors = [s['error'] for s in index['splits'].values()]
     return '\n'.join(f'{k:<6} largest rounding error {max(o[k] for o in errors):.2e}' for k in errors[0])
 
-# %% ../../nbs/93_app.commands.ipynb #5b92fe1d
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #324d52f9
+@command()
 def check(
     data: str, # data folder in either layout, a folder of image_N.h5, or a packed store
     bands: str = None # L4S, RGB or names of bands such as B4,B3,B2: of files of any format, HDF5, GeoTIFF, PNG or NumPy, in one size divisible by 32
 ):
     "Read a whole data set and list every fault: file and fault; status 1 if there is any"
-    with one_line_errors('landslide-check'):
-        from landslide_nb.data.bands import Bands
-        from landslide_nb.data.check import check_data, count_line, fault_table
-        faults, counts = check_data(data, bands=Bands.named(bands))
-        if faults: print(fault_table(faults, data))
-        print(count_line(faults, counts))
-        if faults: sys.exit(1)
+    from landslide_nb.data.bands import Bands
+    from landslide_nb.data.check import check_data, count_line, fault_table
+    faults, counts = check_data(data, bands=Bands.named(bands))
+    if faults: print(fault_table(faults, data))
+    print(count_line(faults, counts))
+    if faults: sys.exit(1)
 
-# %% ../../nbs/93_app.commands.ipynb #e2387076
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #6a7094b0
+@command(running=options_of('train.run.run_recipe'))
 def train(
     data: str,             # data folder in the contest's or the Hugging Face layout, or a packed store
     out: str,              # run folder: one folder a stage and summary.json
     recipe: str = 'quick', # 'paper', 'paper-ablation', 'best', 'quick', 'demo' or a TOML file
     init: Annotated[str, dict(choices=('starter',))] = None, # start from the library's own model, whatever network the recipe names
-    seed: int = 0,         # of everything random
-    truth: str = None,     # folder with valid/ and test/ masks to score against, where the data has none
-    device: str = None,    # such as 'cuda' or 'cpu', the best there is by default
-    full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
-    resume: store_true = False, # go on with a run that was stopped
-    checkpoint: float = 120, # seconds between two checkpoints
-    skip_bad: store_true = False, # go on without patches whose image or mask is bad, and say how many
-    holdout: float = 0.    # share of the labelled patches to hold back, in blocks of neighbours: each stage's model is reported on there
+    skip_bad: bool = False, # go on without patches whose image or mask is bad, and report how many
+    *, running
 ):
     "Run a recipe: train its models one after the other, each with its pseudo labels. Ctrl-C keeps a checkpoint"
-    with one_line_errors('landslide-train'), skipping('landslide-train', skip_bad) as bad:
+    with skipping('landslide-train', skip_bad) as bad:
         from landslide_nb.model.files import load_model
         from landslide_nb.train.processes import leave_processes
         from landslide_nb.train.recipe import get_recipe
         from landslide_nb.train.run import run_recipe
-        check_range(0, None, seed=seed, checkpoint=checkpoint)
-        check_range(0, .9, holdout=holdout)
-        check_truth(truth)
+        check_truth(running['truth'])
         recipe = get_recipe(recipe)
         if init: recipe = recipe.from_starter(load_model(init)[1].config)
         check_models(recipe)
-        with how_to_go_on('landslide-train', out):
-            summary = run_recipe(data, out, recipe, seed, truth, pick_device(device), amp=not full_precision,
-                                 resume=resume, checkpoint=checkpoint, bad=bad, holdout=holdout)
+        with how_to_go_on('landslide-train', out): summary = run_recipe(data, out, recipe, bad=bad, **running)
         if not leave_processes(): print(stage_table(summary), *in_domain_lines(summary), sep='\n')
 
-# %% ../../nbs/93_app.commands.ipynb #19de4ad7
+# %% ../../nbs/93_app.commands.ipynb #b058d68c
 def stage_table(
     summary: dict # what `run_recipe` returns
 ) -> str:
@@ -161,41 +134,32 @@ def stage_table(
 def in_domain_lines(
     summary: dict # what `run_recipe` returns
 ) -> list: # of lines
-    "How each stage's model does on held-out labelled patches, and what is wrong with it"
+    "Scores of each stage's model on held-out labelled patches, and its fault where it has one"
     from landslide_nb.predict.indomain import InDomain
     found = {k: InDomain(**o['in_domain']) for k, o in summary['stages'].items() if 'in_domain' in o}
     return [line for k, o in found.items() for line in (f'{k}, held out: {o}', o.fault and f'{k}: warning: {o.fault}') if line]
 
-# %% ../../nbs/93_app.commands.ipynb #e8d717c3
+# %% ../../nbs/93_app.commands.ipynb #a176540b
 KINDS = 'logits', 'probability', 'entropy', 'margin', 'symmetries', 'members' # of uncertainty; not imported, or every --help would wait for torch
-Doubt, OfOne = (Annotated[str, dict(nargs='?', const='symmetries', choices=o)] for o in (KINDS, KINDS[:-1])) # one model has no members
+OfAny, OfOne = (Annotated[str, dict(nargs='?', const='symmetries', choices=o)] for o in (KINDS, KINDS[:-1])) # one model has no members
 
-# %% ../../nbs/93_app.commands.ipynb #00d8a8d1
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #5ad98b62
+@command(mapping=options_of('scene.map.map_scene', 'polygons', 'min_area'),
+         inference=options_of('scene.map.Inference', 'size', 'overlap', 'amp', 'dask', 'workers'))
 def predict(
     model: str,             # folder of a trained stage (model.safetensors and model.json), or a run folder: the mean of all its models; or starter
     data: str,              # data folder in either layout, a packed store, or a folder of image_N.h5
     out: str,               # folder for mask_N.h5 (key mask, uint8)
     split: str = 'valid',   # 'train', 'valid' or 'test'; without meaning for a folder of images
-    crf: store_true = False,# sharpen the contours with the dense CRF: the masks are made after it
-    uncertainty: Doubt = None, # also write uncertainty_N.h5: without a kind, how far eight symmetries disagree; logits is the paper's
-    prob: store_true = False,        # also write the network's landslide probability, prob_N.h5, with --crf too
-    crf_prob: store_true = False,    # also write the CRF's own probability, crf_N.h5
-    zip: store_true = False,         # also write the contest's submission.zip
-    adapt: store_true = False,       # take the model to the patches' region by their statistics first, where it differs; the starter is anyway
-    no_adapt: store_true = False,    # not even the starter
-    symmetries: store_true = False,  # the mean over the eight symmetries of the square, at eight times the cost
-    threshold: float = .5,  # of the landslide probability
-    passes: int = 10,       # stochastic passes
-    drop: float = .3,       # dropout probability of the passes
-    bs: int = 16,           # patches a batch
-    seed: int = 0,          # of the passes
-    device: str = None,     # such as 'cuda' or 'cpu', the best there is by default
-    skip_bad: store_true = False, # go on without bad patches, and say how many
-    force: store_true = False # go on with patches that are not in the benchmark's units
+    uncertainty: OfAny = None, # also write uncertainty_N.h5: without a kind, how far eight symmetries disagree; logits is the paper's
+    prob: bool = False,     # also write the network's landslide probability, prob_N.h5, with --crf too
+    zip: bool = False,      # also write the contest's submission.zip
+    skip_bad: bool = False, # go on without bad patches, and report how many
+    force: bool = False,    # go on with patches that are not in the benchmark's units
+    *, mapping, inference
 ):
     "Predict landslide masks for a split or a folder of patches. With --crf masks are made after the CRF; probabilities are the network's"
-    with one_line_errors('landslide-predict'), skipping('landslide-predict', skip_bad) as bad:
+    with skipping('landslide-predict', skip_bad) as bad:
         from landslide_nb.data.check import check_units
         from landslide_nb.data.store import read_split
         from landslide_nb.model.files import is_starter
@@ -203,34 +167,31 @@ def predict(
         from landslide_nb.predict.crf import CRFParams
         from landslide_nb.predict.maps import predict_folder, submission_zip
         from landslide_nb.predict.adapt import adapt_members
+        crf, crf_prob, adapt = (mapping[k] for k in ('crf', 'crf_prob', 'adapt'))
         if split not in ('train', 'valid', 'test'): raise InputError('--split', f'{split!r} is not one of train, valid, test')
         check_needs(crf, 'crf', crf_prob=crf_prob)
-        check_range(0, 1, threshold=threshold)
-        check_range(0, .99, drop=drop)
-        check_range(1, None, passes=passes, bs=bs)
-        check_range(0, None, seed=seed)
-        net, info = load_run(model, pick_device(device))
+        net, info = load_run(model, inference['device'])
         patches = read_split(data, split, bad=bad)
         if not force: check_units(patches, data, net.scaling)
-        if adapt or is_starter(model) and not no_adapt:
-            net, lines = adapt_members(net, patches, bs=bs)
+        if is_starter(model) if adapt is None else adapt:
+            net, lines = adapt_members(net, patches, bs=inference['bs'])
             print('\n'.join(lines))
-        if symmetries: net = Symmetric(net)
-        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob,
-                               save_crf=crf_prob, threshold=threshold, n=passes, p=drop, bs=bs, seed=seed)
+        if mapping['symmetries']: net = Symmetric(net)
+        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob, save_crf=crf_prob,
+                               threshold=mapping['threshold'], n=inference['passes'], p=inference['drop'], bs=inference['bs'], seed=inference['seed'])
         if zip: submission_zip(out)
         print(f'{len(patches)} masks in {out}, {100*share:.2f} % landslide')
 
-# %% ../../nbs/93_app.commands.ipynb #ebaab3da
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #e6582cf3
+@command()
 def score(
     pred: str,  # folder of mask_N.h5; of a map, or its mask.tif, for a checked map
     truth: str, # folder of mask_N.h5; or a checked map, landslides.gpkg with a column checked
-    json: store_true = False,# print JSON instead of a table
-    skip_bad: store_true = False # go on without bad masks and those that are in one folder alone, and say how many
+    json: bool = False,    # print JSON instead of a table
+    skip_bad: bool = False # go on without bad masks and those that are in one folder alone, and report how many
 ):
-    "Precision, recall, F1 and IoU of the landslide class, all pixels pooled; of a map, over the polygons that a person checked"
-    with one_line_errors('landslide-score'), skipping('landslide-score', skip_bad) as bad:
+    "Precision, recall, F1 and IoU of the landslide class, all pixels pooled; of a map, over its checked polygons"
+    with skipping('landslide-score', skip_bad) as bad:
         from pathlib import Path
         if Path(truth).suffix.lower() in ('.gpkg', '.geojson', '.shp') or Path(truth).is_file() and (Path(pred)/'mask.tif').exists():
             from landslide_nb.scene.checked import score_checked
@@ -240,10 +201,10 @@ def score(
         s = score_folders(pred, truth, bad)
         print(dumps(s) if json else score_table(s))
 
-# %% ../../nbs/93_app.commands.ipynb #21d94b04
+# %% ../../nbs/93_app.commands.ipynb #1a93cd4f
 def score_table(
     s: dict, # what `score_folders` or `score_checked` returns
-    last: str = 'patches' # what was scored, and is counted in it
+    last: str = 'patches' # what is counted in the last column
 ) -> str:
     "Two lines, in percent"
     head = ' '.join(f'{k:>10}' for k in ('precision', 'recall', 'F1', 'IoU', last))
@@ -252,32 +213,30 @@ def score_table(
 def checked_table(
     s: dict # what `score_checked` returns
 ) -> str:
-    "Those two lines, and what they know"
+    "Those two lines, and what was checked"
     gone = f', of which {s["not_mapped"]} are not mapped and left out' if s['not_mapped'] else ''
-    return (score_table(s, 'pixels') + f'\nchecked: {s["right"] + s["wrong"]} of {s["polygons"]} polygons ({s["right"]} right, {s["wrong"]} wrong), {s["pixels"]} pixels{gone}'
-            '\nrecall knows only those misses that were drawn')
+    line = f'checked: {s["right"] + s["wrong"]} of {s["polygons"]} polygons ({s["right"]} right, {s["wrong"]} wrong), {s["pixels"]} pixels{gone}'
+    return '\n'.join([score_table(s, 'pixels'), line, 'recall counts only those missed landslides that were drawn'])
 
-# %% ../../nbs/93_app.commands.ipynb #636a5cb9
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #af86cf77
+@command()
 def repair(
     model: str,         # folder of a model that was trained with dropout
     data: str,          # data folder in either layout, or a packed store: labelled patches of the model's own regions
     out: str,           # folder for the repaired model
     bs: int = 16,       # patches a batch
     device: str = None, # such as 'cuda' or 'cpu', the best there is by default
-    skip_bad: store_true = False # go on without bad patches, and say how many
+    skip_bad: bool = False # go on without bad patches, and report how many
 ):
-    "Measure a model's batch-norm statistics again on labelled patches, for a model that was trained with dropout in front of them"
-    with one_line_errors('landslide-repair'), skipping('landslide-repair', skip_bad) as bad, catch_warnings():
+    "Re-estimate a model's batch-norm statistics on labelled patches, for a model that was trained with dropout in front of them"
+    with skipping('landslide-repair', skip_bad) as bad:
         from pathlib import Path
-        from landslide_nb.core.base import InputWarning
         from landslide_nb.data.store import read_split
         from landslide_nb.model.files import load_for_patches, save_model
         from landslide_nb.predict.indomain import in_domain, reestimated
         from landslide_nb.predict.adapt import has_norms
         from landslide_nb.train.run import spread_over
         simplefilter('ignore', InputWarning) # it is about to be repaired
-        check_range(1, None, bs=bs)
         if (Path(out)/'model.json').exists(): raise InputError(out, 'already holds a model')
         net, info = load_for_patches(model, pick_device(device))
         if not has_norms(net): raise InputError(model, 'has no batch norms, so there is nothing to repair')
@@ -290,8 +249,8 @@ def repair(
         save_model(out, again, info.recipe)
         print(f'the model after is in {out}')
 
-# %% ../../nbs/93_app.commands.ipynb #3f96d984
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #cfe73a12
+@command()
 def report(
     run: str,           # run folder of landslide-train
     data: str,          # the data it was trained on, or a packed store
@@ -299,127 +258,82 @@ def report(
     truth: str = None,  # folder with valid/ and test/ masks to score against, where the data has none
     device: str = None  # such as 'cuda' or 'cpu', the best there is by default
 ):
-    "The paper's Table 2 and Figure 2 of a run: each model without self-training, with it, and after the CRF; what a recipe did not train is left out"
-    with one_line_errors('landslide-report'):
-        from landslide_nb.app.report import ablation_table, read_run, write_report
-        from landslide_nb.train.run import read_data
-        check_truth(truth)
-        recipe, out = read_run(run)[0], out or run
-        rows = write_report(out, run, read_data(data, recipe, truth), device=pick_device(device))
-        print(ablation_table(rows) if rows else 'no masks of valid or test to score against: figures alone')
-        print(f'{out}/figure2.png, {out}/uncertainty.png' + (f', {out}/ablation.csv' if rows else ''))
+    "The paper's Table 2 and Figure 2 of a run: each model without self-training, with it, and after the CRF, as far as they were trained"
+    from landslide_nb.app.report import ablation_table, read_run, write_report
+    from landslide_nb.train.run import read_data
+    check_truth(truth)
+    recipe, out = read_run(run)[0], out or run
+    rows = write_report(out, run, read_data(data, recipe, truth), device=pick_device(device))
+    print(ablation_table(rows) if rows else 'no masks of valid or test to score against: figures alone')
+    print(f'{out}/figure2.png, {out}/uncertainty.png' + (f', {out}/ablation.csv' if rows else ''))
 
-# %% ../../nbs/93_app.commands.ipynb #24df9092
-@call_parse(pos=['out'])
+# %% ../../nbs/93_app.commands.ipynb #800c9bc0
+@command(pos=['out'])
 def demo(
     out: str = 'demo', # folder for the world, the run and the results
     seed: int = 0,     # of the world and of the training
     repeats: int = 1   # worlds, with seeds from `seed` on, each in a folder of OUT; the table then has mean and spread
 ):
     "The whole method on a synthetic world: four models, CRF, the ablation table, the Figure-2 panel and a submission zip"
-    with one_line_errors('landslide-demo'):
-        from landslide_nb.app.demo import run_demo, run_demos
-        check_range(0, None, seed=seed)
-        check_range(1, None, repeats=repeats)
-        print(run_demo(out, seed) if repeats == 1 else run_demos(out, range(seed, seed + repeats)))
+    from landslide_nb.app.demo import run_demo, run_demos
+    print(run_demo(out, seed) if repeats == 1 else run_demos(out, range(seed, seed + repeats)))
 
-# %% ../../nbs/93_app.commands.ipynb #5654f871
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #5321a330
+@command(reading=options_of('scene.reader.Scene', 'reads'), mapping=options_of('scene.map.map_scene'),
+         inference=options_of('scene.map.Inference', 'size'))
 def map_command(
     model: str,           # folder of a trained stage (model.safetensors and model.json), or starter
-    scene: Annotated[str, dict(nargs='+')], # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder; of several the options stand before MODEL or after OUT
+    scene: Annotated[str, dict(nargs='+')], # GeoTIFF, VRT or .SAFE folder; of several the options stand before MODEL or after OUT
     out: str,             # folder for the map, or for the maps of several scenes; a killed run goes on where it stopped
-    dem: str = None,      # elevation model that reaches as far as the scene, any raster of heights
-    bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
-    offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default (10000)
-    aoi: str = None,      # region of interest, any file of polygons: only windows that touch it are asked
-    mask: str = None,     # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: store_true = False, # go on with numbers that no landscape has
-    crf: store_true = False,         # sharpen the contours with the dense CRF: mask.tif is made after it, probability.tif is the network's
-    crf_prob: store_true = False,    # also write the CRF's own probability, crf.tif
     uncertainty: OfOne = None, # also map the uncertainty: without a kind, how far eight symmetries disagree; logits is the paper's
     polygons: Annotated[str, dict(nargs='?', const='gpkg', choices=('gpkg', 'geojson'))] = None, # also write polygons, as gpkg by default
-    min_area: float = 0., # square metres of the smallest polygon
-    adapt: store_true = False,       # take the model to the scene by its statistics first, where the scene differs; the starter is anyway
-    no_adapt: store_true = False,    # not even the starter
-    threshold: float = .5,# of the landslide probability
-    symmetries: store_true = False,  # the mean over the eight symmetries of the square, at eight times the cost
-    overlap: int = 32,    # pixels that neighbouring windows share
-    bs: int = 16,         # windows a batch
-    passes: int = 10,     # stochastic passes
-    drop: float = .3,     # dropout probability of the passes
-    seed: int = 0,        # of the passes
-    device: str = None,   # such as 'cuda' or 'cpu', the best there is by default
-    full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
     dask: Annotated[str, dict(nargs='?', const='local')] = None, # address of a Dask scheduler, processes on this machine by default
-    workers: int = 2      # processes that --dask without an address starts
+    *, reading, mapping, inference
 ):
-    "Map the landslides of a whole Sentinel-2 scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
-    with one_line_errors('landslide-map'):
-        from landslide_nb.scene.event import map_scenes
-        from landslide_nb.scene.map import map_scene
-        check_needs(crf, 'crf', crf_prob=crf_prob)
-        check_range(0, 1, threshold=threshold)
-        check_range(0, .99, drop=drop)
-        check_range(1, None, passes=passes, bs=bs, workers=workers)
-        check_range(0, None, seed=seed, min_area=min_area)
-        if quantification is not None: check_range(1, None, quantification=quantification)
-        settings = dict(dem=dem, bands=bands, offset=offset, quantification=quantification, aoi=aoi, mask=mask, force=force, crf=crf, crf_prob=crf_prob,
-                        uncertainty=uncertainty, polygons=polygons, min_area=min_area, threshold=threshold, overlap=overlap, bs=bs, passes=passes, drop=drop,
-                        seed=seed, device=pick_device(device), amp=not full_precision, dask=dask, workers=workers, adapt=False if no_adapt else adapt or None,
-                        symmetries=symmetries, warn=warn_on_stderr('landslide-map'))
-        scenes = scene if isinstance(scene, (list, tuple)) else [scene]
-        if len(scenes) == 1: return print(map_line(map_scene(model, scenes[0], out, **settings)['result'], out))
-        res = map_scenes(model, scenes, out, **settings)
-        for k, o in res['scenes'].items(): print(map_line(o, f'{out}/{k}'))
-        print(map_line(res['result'], out))
+    "Map the landslides of a whole scene, or of several of one event. With --crf the mask is made after the CRF; the probability is the network's"
+    from landslide_nb.scene.map import map_scene, map_scenes, open_scenes
+    from landslide_nb.scene.reader import Scene
+    from landslide_nb.scene.windows import model_bands
+    check_needs(mapping['crf'], 'crf', crf_prob=mapping['crf_prob'])
+    reading['reads'] = model_bands(model)
+    settings = dict(mapping, uncertainty=uncertainty, polygons=polygons, dask=dask, **inference)
+    scenes = scene if isinstance(scene, (list, tuple)) else [scene]
+    if len(scenes) == 1: return print(map_line(map_scene(model, Scene(scenes[0], **reading), out, **settings)['result'], out))
+    res = map_scenes(model, open_scenes(scenes, **reading), out, **settings)
+    for k, o in res['scenes'].items(): print(map_line(o, f'{out}/{k}'))
+    print(map_line(res['result'], out))
 
-# %% ../../nbs/93_app.commands.ipynb #fa10be28
+# %% ../../nbs/93_app.commands.ipynb #88bd601b
 def map_line(
     res: dict, # result of a map: pixels, those that are landslide and, where there are polygons, their number
     out        # folder of the map
 ) -> str:
-    "What was mapped, in one line"
+    "The result of a map in one line"
     share = 100 * res['landslide_pixels'] / max(res['pixels'], 1)
     return f'{res["pixels"]} pixels in {out}, {share:.2f} % landslide' + (f', {res["landslides"]} polygons' if 'landslides' in res else '')
 
-# %% ../../nbs/93_app.commands.ipynb #672701e1
-@call_parse
+# %% ../../nbs/93_app.commands.ipynb #ec38f179
+@command(reading=options_of('scene.reader.Scene', 'reads', 'aoi'), training=options_of('scene.adapt.adapt'))
 def adapt_command(
     model: str,           # folder of a trained stage, or starter, from which the student starts
     scene: str,           # Sentinel-2 Level-1C: GeoTIFF, VRT or .SAFE folder
     out: str,             # folder of the adapted model, for landslide-map
-    data: str = None,     # labelled patches: a data folder in either layout, or a packed store; without them the scene teaches alone
-    dem: str = None,      # elevation model that reaches as far as the scene, any raster of heights
-    bands: str = None,    # names of the bands in the file, such as B2,B3,B4, where it has no descriptions
-    offset: float = None, # DN to take off, from the metadata by default (1000 from processing baseline 04.00 on)
-    teacher: str = None,  # folder of another model that makes the pseudo labels, MODEL itself by default
-    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, and none for the starter; 60 with --labels
+    labels: str = None,   # a checked map of the scene, landslides.gpkg with a column checked (right, wrong or empty): train on that
+    iters: int = None,    # iterations, 0 for the statistics alone; by default 2000, 300 without --data, none for the starter; 60 with --labels
     lr: float = None,     # learning rate at the start, .005 by default, .001 with --labels
     bs: int = None,       # labelled patches a batch, and as many windows of the scene, 16 by default; with --labels windows, 8
-    windows: int = 2000,  # windows of the scene to learn from, at most
-    seed: int = 0,        # of everything random
-    device: str = None,   # such as 'cuda' or 'cpu', the best there is by default
-    full_precision: store_true = False, # float32 throughout, also where the hardware has something faster
-    resume: store_true = False, # go on with an adaptation that was stopped
-    checkpoint: float = 120, # seconds between two checkpoints
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default (10000)
-    mask: str = None,     # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: store_true = False, # go on with numbers that no landscape has
-    labels: str = None    # a checked map of the scene, landslides.gpkg with a column checked (right, wrong or empty): learn from that
+    *, reading, training
 ):
-    "Adapt a model to a scene: its statistics, then self-training with its windows as the unlabelled patches, or what a person said of its map"
-    with one_line_errors('landslide-adapt'):
-        from landslide_nb.scene.adapt import adapt, what_became
-        from landslide_nb.scene.checked import adapt_checked
-        if labels and teacher: raise InputError('--teacher', 'has no meaning with --labels: the model itself says what nobody checked')
-        iters, lr, bs = (o if v is None else v for v, o in zip((iters, lr, bs), (60, .001, 8) if labels else (None, .005, 16)))
-        check_range(1, None, bs=bs, windows=windows)
-        check_range(int(bool(labels)), None, iters=int(bool(labels)) if iters is None else iters)
-        check_range(0, None, seed=seed)
-        check_range(1e-9, 10, lr=lr)
-        kw = dict(data=data, dem=dem, bands=bands, offset=offset, iters=iters, lr=lr, bs=bs, most=windows, seed=seed, device=pick_device(device), amp=not full_precision,
-                  warn=warn_on_stderr('landslide-adapt'), resume=resume, checkpoint=checkpoint, quantification=quantification, mask=mask, force=force)
-        with how_to_go_on('landslide-adapt', out): adapt_checked(model, scene, out, labels, **kw) if labels else adapt(model, scene, out, teacher=teacher, **kw)
-        print(f'{out}: {what_became(out, scene)}; map it with landslide-map {out} {scene} MAP')
+    "Adapt a model to a scene: its batch-norm statistics, then self-training on its windows, or training on a checked map"
+    from landslide_nb.scene.adapt import adapt, outcome_line
+    from landslide_nb.scene.checked import adapt_checked
+    from landslide_nb.scene.reader import Scene
+    from landslide_nb.scene.windows import model_bands
+    teacher, fields = training.pop('teacher'), {k: v for k, v in dict(iters=iters, lr=lr, bs=bs).items() if v is not None}
+    if labels and teacher: raise InputError('--teacher', 'has no meaning with --labels: the model itself labels unchecked pixels')
+    if labels and iters is not None: check_range(1, None, iters=iters)
+    reading['reads'] = model_bands(model)
+    with how_to_go_on('landslide-adapt', out):
+        if labels: adapt_checked(model, Scene(scene, **reading), out, labels, **training, **fields)
+        else: adapt(model, Scene(scene, **reading), out, teacher=teacher, **training, **fields)
+    print(f'{out}: {outcome_line(out, scene)}; map it with landslide-map {out} {scene} MAP')

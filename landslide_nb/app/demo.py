@@ -1,4 +1,4 @@
-"""The whole method on a synthetic world in a few minutes, and the table that tells whether it helped
+"""The whole method on a synthetic world in a few minutes, with the ablation table
 
 Docs: https://landslide-nb.github.io/landslide_nb/app.demo.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/app.demo.html.md"""
 # %% auto #0
 __all__ = ['run_demo', 'run_demos']
 
-# %% ../../nbs/91_app.demo.ipynb #a1fa7b67
+# %% ../../nbs/91_app.demo.ipynb #cbb88e34
 import json, time
 from pathlib import Path
 from ..core.base import atomic_path, write_json
@@ -17,7 +17,7 @@ from ..train.recipe import DEMO, Recipe, RecipeError
 from ..train.run import read_data, run_recipe
 from .report import ablation_table, spread_table, write_report
 
-# %% ../../nbs/91_app.demo.ipynb #b3237a69
+# %% ../../nbs/91_app.demo.ipynb #6800abc3
 def run_demo(
     out,                     # folder for the world, the run and the results
     seed: int = 0,           # of the world and of the training
@@ -36,7 +36,7 @@ def run_demo(
     write_json(out/'demo.json', dict(seed=seed, seconds=round(time.perf_counter() - start, 1), rows=rows))
     return f'{ablation_table(rows)}\n{out}/figure2.png, {out}/submission.zip'
 
-# %% ../../nbs/91_app.demo.ipynb #6cf66a17
+# %% ../../nbs/91_app.demo.ipynb #19c2f1f8
 def run_demos(
     out,                     # folder; each seed gets one of its own
     seeds = range(3),        # of worlds and trainings
@@ -44,7 +44,7 @@ def run_demos(
     patches: tuple = (160, 48, 48), # train, valid and test patches of a world
     progress: bool = True    # show bars and tables
 ) -> str: # the table with mean and spread, in Markdown
-    "The demo of every seed that is not there yet, then one table over all, also as `OUT/seeds.md`"
+    "The demo of every seed that is not finished yet, then one table over all, also as `OUT/seeds.md`"
     out, runs = Path(out), {}
     for s in seeds:
         done = out/f'seed_{s}/demo.json'

@@ -1,4 +1,4 @@
-"""What the commands have in common: one line for a mistake, ranges, devices, recipes
+"""A library function becomes a command: options from its parameters, ranges, devices, one line for a mistake
 
 Docs: https://landslide-nb.github.io/landslide_nb/app.options.html.md"""
 
@@ -7,89 +7,88 @@ Docs: https://landslide-nb.github.io/landslide_nb/app.options.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/92_app.options.ipynb #86eb0c01
-import errno, shlex, sys, warnings
+# %% ../../nbs/92_app.options.ipynb #effb17b6
+import ast, errno, inspect, shlex, sys, warnings
 from contextlib import contextmanager
+from functools import wraps
+from itertools import chain
 from pathlib import Path
+from typing import Annotated
 from fastcore.basics import noop
+from fastcore.script import call_parse
+import landslide_nb
 from ..core.base import InputError, InputWarning
 
-# %% ../../nbs/92_app.options.ipynb #965c23a0
+# %% ../../nbs/92_app.options.ipynb #706c8f03
 def plain_output():
-    "Make standard output fit for a pipe and for a terminal of few characters: no bars in the one, escapes in the other"
+    "Standard output without bars in a pipe, and with escapes in a terminal of few characters"
     import fastprogress.fastprogress as fp
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*')
     if not sys.stdout.isatty(): fp.NO_BAR, fp.print = True, noop # its own check is always true, and a bar tries a block before it
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # names a terminal cannot show
 
-# %% ../../nbs/92_app.options.ipynb #ac1fea2e
+# %% ../../nbs/92_app.options.ipynb #fc221142
 def give_up(
     command: str,   # name shown before the line
-    why,            # an exception, or what to say
+    why,            # an exception, or a message
     status: int = 1 # exit status
 ):
-    "Say why in one line on standard error and end the process"
+    "Report a fault in one line on standard error and end the process"
     print(f'{command}: {" ".join(str(why).split())}', file=sys.stderr)
     sys.exit(status)
 
-# %% ../../nbs/92_app.options.ipynb #7eda1140
+# %% ../../nbs/92_app.options.ipynb #eda6dc33
 NOT_THERE = FileExistsError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError
 DISK_FAULTS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
 
-# %% ../../nbs/92_app.options.ipynb #75751650
+# %% ../../nbs/92_app.options.ipynb #706a2eea
 @contextmanager
 def one_line_errors(
     command: str # name shown before the line
 ):
-    "Turn a user's mistake into one line and exit status 1, an interrupt into status 130; bugs keep their traceback"
-    plain_output()
-    shown = warnings.showwarning
-    def show(message, category, *args, **kwargs):
-        if issubclass(category, InputWarning): print(f'{command}: warning: {message}', file=sys.stderr)
-        else: shown(message, category, *args, **kwargs)
-    warnings.showwarning = show
-    try: yield
-    except (InputError, *NOT_THERE) as e: give_up(command, e)
-    except OSError as e: # whatever else the file system says of a file, such as that its name is too long
-        if e.filename is None and e.errno not in DISK_FAULTS: raise
-        give_up(command, e)
-    except KeyboardInterrupt: give_up(command, 'interrupted', 130)
-    finally: warnings.showwarning = shown
+    "A user's mistake becomes one line and exit status 1, an interrupt status 130, an `InputWarning` one line; other exceptions keep their traceback"
+    with warnings.catch_warnings():
+        plain_output()
+        warnings.simplefilter('always', InputWarning)
+        shown = warnings.showwarning
+        def show(message, category, *args, **kwargs):
+            if issubclass(category, InputWarning): print(f'{command}: warning: {message}', file=sys.stderr)
+            else: shown(message, category, *args, **kwargs)
+        warnings.showwarning = show
+        try: yield
+        except (InputError, *NOT_THERE) as e: give_up(command, e)
+        except OSError as e: # other faults of the file system, such as a name that is too long
+            if e.filename is None and e.errno not in DISK_FAULTS: raise
+            give_up(command, e)
+        except KeyboardInterrupt: give_up(command, 'interrupted', 130)
 
-# %% ../../nbs/92_app.options.ipynb #395cf786
+# %% ../../nbs/92_app.options.ipynb #c077ad80
 @contextmanager
 def skipping(
     command: str,  # name shown before the line
     skip_bad: bool # whether to go on without the bad files
-): # a list that takes their faults, None where the first one ends the run
-    "Say on standard error how many bad files were left out, also where the run then fails"
+): # a list that collects their faults, None where the first one ends the run
+    "Report on standard error how many bad files were left out, also where the run then fails"
     from landslide_nb.data.check import left_out
     bad = [] if skip_bad else None
     try: yield bad
     finally:
         if bad: print(f'{command}: {left_out(bad)}', file=sys.stderr)
 
-# %% ../../nbs/92_app.options.ipynb #9c249f67
+# %% ../../nbs/92_app.options.ipynb #cc072aaa
 @contextmanager
 def how_to_go_on(
     command: str, # name shown before the line
     out           # run folder
 ):
-    "After an interrupt, say which command goes on with the run, where there is one"
+    "After an interrupt, print the command that resumes the run, where there is one"
     try: yield
     except KeyboardInterrupt:
         if not (Path(out)/'run.json').exists(): raise
         again = shlex.join([Path(sys.argv[0]).name, *(o for o in sys.argv[1:] if o != '--resume'), '--resume'])
         give_up(command, f'interrupted; to go on: {again}', 130)
 
-# %% ../../nbs/92_app.options.ipynb #06b8d44e
-def warn_on_stderr(
-    command: str # name shown before the line
-): # function of a line
-    "A warning is a line on standard error"
-    return lambda line: print(f'{command}: warning: {line}', file=sys.stderr)
-
-# %% ../../nbs/92_app.options.ipynb #b1bb8f4a
+# %% ../../nbs/92_app.options.ipynb #da3b1033
 def check_range(
     lo,       # smallest value allowed
     hi,       # largest, or None
@@ -101,26 +100,26 @@ def check_range(
             most = '' if hi is None else f' and at most {hi}'
             raise InputError(f'--{k.replace("_", "-")}', f'must be {lo} or more{most}, not {v}')
 
-# %% ../../nbs/92_app.options.ipynb #24fd3fe3
+# %% ../../nbs/92_app.options.ipynb #3660df5e
 def check_needs(
     needed: bool, # whether the other option is given
     other: str,   # its name
     **options     # whether they are given, by name
 ):
-    "Refuse an option that means nothing without another"
+    "Refuse an option that has no effect without another"
     for k, v in options.items():
         if v and not needed: raise InputError(f'--{k.replace("_", "-")}', f'has a meaning only with --{other}')
 
-# %% ../../nbs/92_app.options.ipynb #e176dcd8
+# %% ../../nbs/92_app.options.ipynb #b5e48c12
 def check_truth(
-    truth # folder that `--truth` names, or None
+    truth # folder named by `--truth`, or None
 ):
-    "Refuse with one line a folder of truth that holds none"
+    "Refuse with one line a folder of truth without masks"
     if truth is None: return
     if not Path(truth).is_dir(): raise InputError(truth, 'not a folder' if Path(truth).exists() else 'no such folder')
     if not any((Path(truth)/s).is_dir() for s in ('valid', 'test')): raise InputError(truth, 'has neither valid/ nor test/ with masks')
 
-# %% ../../nbs/92_app.options.ipynb #0e1d3e23
+# %% ../../nbs/92_app.options.ipynb #f069e471
 def pick_device(
     name: str = None # such as 'cuda', 'cuda:1' or 'cpu'; the best there is by default
 ): # torch device
@@ -133,7 +132,7 @@ def pick_device(
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f'--device {name}', str(e).split('. ')[0]) from None
 
-# %% ../../nbs/92_app.options.ipynb #954192f5
+# %% ../../nbs/92_app.options.ipynb #7684fd2e
 def check_models(
     recipe # `Recipe`
 ):
@@ -142,3 +141,68 @@ def check_models(
     for o in {(s.arch, s.backbone): s for s in recipe.stages}.values():
         try: planned_shapes(dict(arch=o.arch, backbone=o.backbone))
         except ValueError as e: raise InputError(f'recipe {recipe.name}, stage {o.name}', str(e)) from None
+
+# %% ../../nbs/92_app.options.ipynb #b0a19fe9
+FULL = Annotated[bool, 'float32 throughout, also where the hardware has something faster']
+def options_of(
+    place: str, # function, class or dataclass of this package, such as 'scene.map.map_scene'
+    *without    # parameters that are no options of the command
+) -> list: # of `inspect.Parameter`s, each with its comment
+    "Parameters that have a default, read from the module's source: importing it would make `--help` wait for torch"
+    module, name = place.rsplit('.', 1)
+    lines = (Path(landslide_nb.__file__).parent/f'{module.replace(".", "/")}.py').read_text(encoding='utf-8').splitlines()
+    node = next(o for o in ast.parse('\n'.join(lines)).body if getattr(o, 'name', None) == name)
+    node = next((o for o in node.body if getattr(o, 'name', None) == '__init__'), node)
+    if isinstance(node, ast.ClassDef):
+        found = [(o.target.id, o.annotation, o.value, o.lineno) for o in node.body if isinstance(o, ast.AnnAssign) and o.value]
+    else: found = [(a.arg, a.annotation, d, a.lineno) for a, d in zip(node.args.args[-len(node.args.defaults):], node.args.defaults)]
+    res = {}
+    for name, kind, default, line in found:
+        if name in ('progress', 'bad', *without): continue
+        kind = dict(int=int, float=float, bool=bool).get(kind and ast.unparse(kind), str)
+        help = lines[line - 1].split('#', 1)[1].strip()
+        if name == 'amp': res['full_precision'] = FULL, False
+        elif kind is bool and (default := ast.literal_eval(default)) is None:
+            res |= {name: (Annotated[bool, help], False), f'no_{name}': (Annotated[bool, f'the opposite of --{name}'], False)}
+        else: res[name] = Annotated[kind, help], default if kind is bool else ast.literal_eval(default)
+    return [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=a, default=d) for k, (a, d) in res.items()]
+
+# %% ../../nbs/92_app.options.ipynb #e6b062c0
+def library_values(
+    options: dict # values by name, as a user gave them
+) -> dict: # of library parameters
+    "The inverse: values of options as values of the parameters that they come from"
+    res = {k: v for k, v in options.items() if k != 'full_precision' and not k.startswith('no_')}
+    for k in options:
+        if k.startswith('no_'): res[k[3:]] = False if options[k] else res[k[3:]] or None
+    if 'full_precision' in options: res['amp'] = not options['full_precision']
+    if 'device' in res: res['device'] = pick_device(res['device'])
+    return res
+
+# %% ../../nbs/92_app.options.ipynb #9fa2cf35
+RANGES = dict(seed=(0, None), bs=(1, None), threshold=(0, 1), drop=(0, .99), passes=(1, None), workers=(1, None), min_area=(0, None),
+              quantification=(1, None), stride=(16, None), holes=(0, .9), empty=(0, None), checkpoint=(0, None), holdout=(0, .9),
+              windows=(1, None), iters=(0, None), lr=(1e-9, 10), repeats=(1, None))
+
+def command(
+    pos: list = None, # parameters with a default that are positional all the same
+    **groups          # options of library functions, see `options_of`, by the name of the parameter that gets their values
+): # decorator
+    "A function as `landslide-NAME`: its own parameters and the library's are options, numbers are checked, mistakes are one line"
+    def decorate(f):
+        name = f'landslide-{f.__name__.removesuffix("_command")}'
+        own = {k: o for k, o in inspect.signature(f).parameters.items() if k not in groups}
+        parts = {k: [o for o in v if o.name not in own] for k, v in groups.items()}
+        @wraps(f)
+        def run(*args, **kwargs):
+            given = run.__signature__.bind(*args, **kwargs)
+            given.apply_defaults()
+            given = given.arguments
+            with one_line_errors(name):
+                for k, v in given.items():
+                    if k in RANGES and v is not None: check_range(*RANGES[k], **{k: v})
+                values = {k: {o.name: given.pop(o.name) for o in v} for k, v in parts.items()}
+                f(**given, **{k: library_values(v) for k, v in values.items()})
+        run.__signature__ = inspect.Signature([*own.values(), *chain(*parts.values())])
+        return call_parse(run, pos=pos)
+    return decorate

@@ -7,11 +7,12 @@ Docs: https://landslide-nb.github.io/landslide_nb/app.report.html.md"""
 # %% auto #0
 __all__ = ['ablation_table', 'write_report', 'spread_table']
 
-# %% ../../nbs/90_app.report.ipynb #ce9017e3
-import csv, json
+# %% ../../nbs/90_app.report.ipynb #ce2bf17b
+import json
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from ..core.base import InputError, atomic_path
 from ..model.files import load_model
 from ..predict.maps import predict_split, query_teacher, score_masks, unlabelled_dl, write_predictions
@@ -21,11 +22,11 @@ from ..look.images import figure2_panel
 from ..look.charts import plot_uncertainty_hist
 from ..train.recipe import Recipe
 
-# %% ../../nbs/90_app.report.ipynb #69491a4b
+# %% ../../nbs/90_app.report.ipynb #ffb43f12
 def read_run(
     run # folder that `run_recipe` wrote
 ) -> tuple: # `Recipe` of the stages that are finished, seed of the run
-    "What was run; `InputError` where the folder holds no run, a damaged one, or one without a finished stage"
+    "The recipe of a run, as far as it is finished; `InputError` where the folder holds no run, a damaged one, or one without a finished stage"
     path = next((o for o in (Path(run)/'summary.json', Path(run)/'run.json') if o.is_file()), None)
     if path is None: raise InputError(run, 'holds no run' if Path(run).is_dir() else 'no such folder')
     try:
@@ -36,7 +37,7 @@ def read_run(
     except (ValueError, LookupError, TypeError, AttributeError): raise InputError(path, 'is damaged') from None
     raise InputError(run, 'none of its stages is finished')
 
-# %% ../../nbs/90_app.report.ipynb #62070417
+# %% ../../nbs/90_app.report.ipynb #c9ae8710
 def ablation_rows(
     run,           # run folder
     split,         # `Split` with its truth
@@ -57,7 +58,7 @@ def ablation_rows(
             rows.append(dict(model=s.name, variant=f'{variant} + CRF', **score_masks(crf > .5, split.y)))
     return rows
 
-# %% ../../nbs/90_app.report.ipynb #9b559eff
+# %% ../../nbs/90_app.report.ipynb #bf5c31e8
 def ablation_table(
     rows: list # dicts with model, variant, precision, recall and f1, as in `ablation.csv`
 ) -> str:
@@ -66,42 +67,20 @@ def ablation_table(
     return '\n'.join(lines + [f'{r["model"]:<8} {r["variant"]:<14} ' + ' '.join(f'{100*r[k]:6.2f}' for k in ('precision', 'recall', 'f1'))
                               for r in rows])
 
-# %% ../../nbs/90_app.report.ipynb #db7b89ca
-def write_rows(
-    path,      # CSV file
-    rows: list # dicts with the same keys
-):
-    "The rows as a CSV file, atomically; numbers with all their digits"
-    with atomic_path(path) as tmp, open(tmp, 'w', newline='') as f:
-        w = csv.DictWriter(f, list(rows[0]))
-        w.writeheader()
-        w.writerows(rows)
-
-# %% ../../nbs/90_app.report.ipynb #374018d2
-def read_rows(
-    path # CSV file that `write_rows` wrote
-) -> list: # of dicts, numbers as floats
-    "The rows of a CSV file; `InputError` where there is none, or none of a report"
-    if not Path(path).is_file(): raise InputError(path, 'no such file')
-    try:
-        with open(path, newline='', encoding='utf-8') as f:
-            return [{k: v if k in ('model', 'variant') else float(v) for k, v in r.items()} for r in csv.DictReader(f, strict=True)]
-    except (ValueError, TypeError, csv.Error): raise InputError(path, 'no table of a report') from None
-
-# %% ../../nbs/90_app.report.ipynb #0b485cd6
+# %% ../../nbs/90_app.report.ipynb #8e10bbdd
 def final_maps(
     run,           # run folder
     split,         # `Split`
     device = 'cpu',# where the model predicts
     progress: bool = True # show bars
 ) -> dict: # `prob`, `unc` and `crf`, each `(N, H, W)`
-    "What the last model of a run says of a split: its probability, the uncertainty of its stochastic passes, the probability after the CRF"
+    "Maps of the last model of a run: probability, uncertainty of its stochastic passes, probability after the CRF"
     recipe, seed = read_run(run)
     model, info = load_model(Path(run)/recipe.stages[-1].name, device)
     prob, unc = query_teacher(model, unlabelled_dl(split, device=device), seed=seed, progress=progress)
     return dict(prob=prob, unc=unc, crf=crf_split(prob, split.x, progress=progress))
 
-# %% ../../nbs/90_app.report.ipynb #08cfece9
+# %% ../../nbs/90_app.report.ipynb #f9e999a1
 def save_figures(
     out,               # folder
     split,             # `Split`, with truth or without
@@ -121,7 +100,7 @@ def save_figures(
     with atomic_path(Path(out)/'uncertainty.png') as tmp: hist.savefig(tmp, dpi=110)
     for o in (fig, hist): plt.close(o)
 
-# %% ../../nbs/90_app.report.ipynb #585a7cc0
+# %% ../../nbs/90_app.report.ipynb #1174ca13
 def write_report(
     out,        # folder
     run,        # run folder of a recipe
@@ -140,47 +119,33 @@ def write_report(
         if k == splits[0]: save_figures(out, data[k], **maps)
         if k == 'test' and data[k].y is not None:
             rows.append(dict(model=last, variant='on test + CRF', **score_masks(maps['crf'] > .5, data[k].y)))
-    if rows: write_rows(out/'ablation.csv', rows)
+    if rows:
+        with atomic_path(out/'ablation.csv') as tmp: pd.DataFrame(rows).to_csv(tmp, index=False)
     return rows
 
-# %% ../../nbs/90_app.report.ipynb #5123801b
-def spread_rows(
-    runs: dict # rows of a report by seed or by name
-) -> list: # of dicts: model, variant, and for each of precision, recall and f1 its values, one a run
-    "The rows of all runs side by side; `ValueError` where a run has other rows than the first"
-    keys = [(r['model'], r['variant']) for r in next(iter(runs.values()))]
-    for s, rows in runs.items():
-        if [(r['model'], r['variant']) for r in rows] != keys: raise ValueError(f'run {s} has other models than run {next(iter(runs))}')
-    return [dict(model=m, variant=v, **{k: [rows[i][k] for rows in runs.values()] for k in ('precision', 'recall', 'f1')})
-            for i, (m, v) in enumerate(keys)]
-
-# %% ../../nbs/90_app.report.ipynb #9b1cfa9f
+# %% ../../nbs/90_app.report.ipynb #b038de49
 def mean_sd(
-    values: list # shares of 1
+    values # shares of 1
 ) -> str:
     "Mean and sample standard deviation, in percent"
     return f'{100*np.mean(values):.1f}' + (f' ± {100*np.std(values, ddof=1):.1f}' if len(values) > 1 else '')
 
-# %% ../../nbs/90_app.report.ipynb #844cbce9
-def gain_lines(
-    rows: list # what `spread_rows` returns
-) -> list: # of str
-    "For each model what self-training changed, and in how many of the runs it helped"
-    f1, lines = {(r['model'], r['variant']): np.array(r['f1']) for r in rows}, []
-    for (m, v), f in f1.items():
-        if v == 'with' and (m, 'without') in f1:
-            d = f - f1[m, 'without']
-            lines.append(f'{m}: self-training changes F1 by {mean_sd(d)} points, up in {(d > 0).sum()} of {len(d)}.')
-    return lines
-
-# %% ../../nbs/90_app.report.ipynb #e3a11a77
+# %% ../../nbs/90_app.report.ipynb #12af5182
 def spread_table(
     runs: dict,         # rows of a report by seed or by name
-    what: str = 'seeds' # what the runs are told apart by
+    what: str = 'seeds' # what distinguishes the runs
 ) -> str: # Markdown
-    "Mean and standard deviation over the runs, the F1 of each, and what self-training changed; `ValueError` where runs have other models"
-    rows = spread_rows(runs)
+    "Mean and standard deviation over runs, the F1 of each, and the change by self-training; `ValueError` where runs have other models"
+    tables = {k: pd.DataFrame(v).set_index(['model', 'variant']) for k, v in runs.items()}
+    first, gains = next(iter(tables)), []
     lines = [f'| model | self-training | P | R | F1 | F1 of {what} ' + ', '.join(map(str, runs)) + ' |', '|---|---|---|---|---|---|']
-    lines += [f'| {r["model"]} | {r["variant"]} | ' + ' | '.join(mean_sd(r[k]) for k in ('precision', 'recall', 'f1')) + ' | '
-              + ' / '.join(f'{100*o:.1f}' for o in r['f1']) + ' |' for r in rows]
-    return '\n'.join(lines + [''] + gain_lines(rows))
+    for k, o in tables.items():
+        if list(o.index) != list(tables[first].index): raise ValueError(f'run {k} has other models than run {first}')
+    for model, variant in tables[first].index:
+        values = {k: np.array([o.loc[(model, variant), k] for o in tables.values()]) for k in ('precision', 'recall', 'f1')}
+        cells = [model, variant, *map(mean_sd, values.values()), ' / '.join(f'{100*o:.1f}' for o in values['f1'])]
+        lines.append(f'| {" | ".join(cells)} |')
+        if variant == 'with' and (model, 'without') in tables[first].index:
+            d = values['f1'] - [o.loc[(model, 'without'), 'f1'] for o in tables.values()]
+            gains.append(f'{model}: self-training changes F1 by {mean_sd(d)} points, up in {(d > 0).sum()} of {len(d)}.')
+    return '\n'.join([*lines, '', *gains])

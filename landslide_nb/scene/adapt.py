@@ -1,4 +1,4 @@
-"""A scene as a region: its patches, a model adapted to it, and self-training on it
+"""A scene as unlabelled patches, batch-norm adaptation to it, and self-training on it
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.adapt.html.md"""
 
@@ -7,166 +7,164 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.adapt.html.md"""
 # %% auto #0
 __all__ = ['adapt']
 
-# %% ../../nbs/80_scene.adapt.ipynb #be7a6c62
+# %% ../../nbs/80_scene.adapt.ipynb #edf3ca08
+import json, warnings
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-import json
 from fastai.torch_core import default_device
-from ..core.base import InputError, PatchError, write_json, with_bar
-from ..data.bands import PATCH
+from ..core.base import InputError, InputWarning, PatchError, write_json, with_bar
+from ..data.bands import L4S, PATCH, Bands
 from ..data.store import Split, read_split, release, scratch
-from ..model.files import load_for_patches, save_model, ModelError, ModelInfo, is_starter, load_model
-from ..predict.maps import unlabelled_dl
+from ..model.files import ModelInfo, is_starter, load_for_patches, load_model, save_model
 from ..predict.adapt import adapt_to_region
-from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
-from ..train.run import begin_run, region_model, train_stage
+from ..train.run import begin_run, region_model, stage_bank, train_stage
 from .grid import SceneError
-from .sentinel import Scene
-from .windows import checksum, fingerprint
+from .reader import Scene
+from .windows import Windows, checksum, fingerprint, model_bands
 
-# %% ../../nbs/80_scene.adapt.ipynb #1c7a5b23
+# %% ../../nbs/80_scene.adapt.ipynb #da11943d
+def as_scene(
+    scene, # a `Scene`, or the path of one that needs no options
+    reads: Bands = L4S # bands of the model
+) -> Scene:
+    "The scene, opened for the bands if it is a path; each of its notes becomes an `InputWarning`; `SceneError` where it was opened for other bands"
+    scene = scene if isinstance(scene, Scene) else Scene(scene, reads=reads)
+    own, wanted = (' '.join(o.names) for o in (scene.reads, reads))
+    if scene.reads != reads: raise SceneError(scene.path, f'was opened for the bands {own}, not for {wanted}: Scene(..., reads=)')
+    for o in scene.notes: warnings.warn(f'{scene.path}: {o}', InputWarning, stacklevel=3)
+    return scene
+
+# %% ../../nbs/80_scene.adapt.ipynb #702bcf47
 def scene_split(
-    scene: Scene,       # to read from
-    size: int = PATCH,  # pixels of a window
-    holes: float = .02, # share of a window that may be holes
-    most: int = 2000,   # windows to draw
-    seed: int = 0,      # of the draw
+    scene: Scene,         # to read from
+    size: int = PATCH,    # pixels of a window
+    holes: float = .02,   # share of a window that may be holes
+    windows: int = 2000,  # to draw
+    seed: int = 0,        # of the draw
     progress: bool = True # show a bar
 ) -> Split: # without masks
-    "Windows of a scene as a split, from all of it whatever the region of interest; `SceneError` where there are none without holes"
-    h, w = (o // size for o in scene.grid.shape)
-    order = np.random.default_rng(seed).permutation(h * w)
-    x, kept = scratch((min(most, h * w), 14, size, size), np.float32), []
-    for n in with_bar(order, progress, 'reading the scene'):
-        if len(kept) == len(x): break
-        a, ok = scene.read(int(n) // w * size, int(n) % w * size, size, size, everywhere=True)
+    "Windows from the whole scene, whatever the region of interest; `SceneError` where all have holes"
+    corners = Windows(*scene.grid.shape, size, 0, whole=True).corners
+    order = np.random.default_rng(seed).permutation(len(corners))
+    x, n = scratch((min(windows, len(corners)), len(scene.reads), size, size), np.float32), 0
+    for k in with_bar(order, progress, 'reading the scene'):
+        if n == len(x): break
+        a, ok = scene.read(*corners[k], size, size, everywhere=True)
         if (~ok).mean() > holes: continue
-        x[len(kept)] = a
-        kept.append(int(n))
-        if len(kept) % 64 == 0: release(x)
-    if not kept: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
-    return Split(x[:len(kept)], None, list(range(1, len(kept) + 1)))
+        x[n], n = a, n + 1
+        if n % 64 == 0: release(x)
+    if not n: raise SceneError(scene.path, f'has no window of {size} x {size} pixels without holes')
+    return Split(x[:n], bands=scene.reads)
 
-# %% ../../nbs/80_scene.adapt.ipynb #36215340
-def adapted_model(
-    model,        # folder of a trained model
-    scene: Scene, # to take it to
-    out,          # folder for it there
-    most: int = 128, # windows to measure
-    bs: int = 16, # windows a batch
-    seed: int = 0,# of the windows
-    device = 'cpu', # where to measure
-    amp: bool = True, # mixed precision, where the device has it, for the maps before and after
+# %% ../../nbs/80_scene.adapt.ipynb #0c0719fb
+def adapt_to_scene(
+    model,              # folder of a trained model
+    scene: Scene,       # to adapt it to
+    out,                # folder of the adapted model
+    windows: int = 128, # of the scene that are measured
+    bs: int = 16,       # windows a batch
+    seed: int = 0,      # of the choice of windows
+    device = 'cpu',     # where they are measured
+    amp: bool = True,   # mixed precision, where the device has it, for the maps before and after
     progress: bool = True # show bars
 ) -> dict: # an `Adaptation` as a dict, with the source model's path and checksum, the scene, and a line to show
-    "A model taken to a scene by its statistics and saved; one that is there already, from the same model and scene, is left as it is"
-    about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], most=most, seed=seed)
-    net, info = load_for_patches(model, device)
-    if (Path(out)/'model.json').exists() and (was := load_for_patches(out)[1].adapted) and all(was.get(k) == v for k, v in about.items()): return was
-    net, done = adapt_to_region(net, scene_split(scene, most=most, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
+    "Adapt a model's batch norms to a scene and save it; a model that was adapted before from the same model and scene is kept"
+    about = dict(model=str(model), sha256=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], windows=windows, seed=seed)
+    net, info = load_for_patches(model, device, scene.reads)
+    if (Path(out)/'model.json').exists():
+        was = load_for_patches(out, bands=scene.reads)[1].adapted
+        if was and all(was.get(k) == v for k, v in about.items()): return was
+    net, done = adapt_to_region(net, scene_split(scene, windows=windows, seed=seed, progress=progress), bs=bs, amp=amp, progress=progress)
     about.update(asdict(done), line=str(done))
     save_model(out, net, info.recipe, about)
     return about
 
-# %% ../../nbs/80_scene.adapt.ipynb #5440e187
-def load_pair(
-    model,         # folder of a trained model, from which the student starts
-    teacher = None # folder of another model that makes the pseudo labels
-) -> tuple: # models by name, 'student' and 'teacher'; what is known of the student's
-    "The two models of an adaptation"
-    student, info = load_for_patches(model)
-    if not teacher: return dict(student=student, teacher=student), info
-    return dict(student=student, teacher=load_for_patches(teacher)[0]), info
-
-# %% ../../nbs/80_scene.adapt.ipynb #1d4e0e5f
+# %% ../../nbs/80_scene.adapt.ipynb #b6bcab94
 def own_stage(
-    info: ModelInfo, # of the student: its architecture, backbone and zoom, and the radiometric augmentation it was trained under
-    iters: int,      # iterations
-    lr: float,       # learning rate at the start
-    bs: int,         # labelled patches a batch, and as many windows
-    labelled: bool = True, # whether there are labelled patches; without them the windows and their pseudo labels take their place
-    **fields         # further fields of the `Stage`, which win over these
+    info: ModelInfo,       # of the student: its architecture, backbone, zoom and radiometric augmentation
+    labelled: bool = True, # whether there are labelled patches; without them the pseudo-labelled windows take their place
+    iters: int = 2000,     # iterations
+    **fields               # further fields of the `Stage`, which win over the model's own
 ) -> Stage:
-    "The stage that goes on with a model"
+    "The stage that continues a model's training"
     config = info.config
-    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH),
-               name='adapted', init='student', unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean',
-               iters=iters, bs=bs, lr=lr, every=max(iters // 10, 1))
+    own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), name='adapted', init='student',
+               unlabelled=('test',), region=True, uncertainty='symmetries', answer='mean', lr=.005, iters=iters, every=max(iters // 10, 1))
     if labelled: own.update(teacher='teacher', radiometry=info.radiometry)
     return Stage(**{**own, **fields})
 
-# %% ../../nbs/80_scene.adapt.ipynb #5dac2a64
+# %% ../../nbs/80_scene.adapt.ipynb #2d9581c5
 def pseudo_labelled(
-    teacher,         # gives logits, on its device
-    split: Split,    # windows of the scene
-    stage: Stage,    # names the kept shares and the passes
-    seed: int,       # of the passes
-    amp: bool,       # mixed precision where the device has it
-    progress: bool   # show a bar
-) -> Split: # the same windows with masks, 255 where the teacher is not sure; without, where the stage will not be trained
-    "Windows as labelled patches, where nobody has labelled any; the teacher is adapted to them first"
+    teacher,       # gives logits, on its device
+    split: Split,  # windows of the scene
+    stage: Stage,  # names the kept shares and the passes
+    seed: int = 0, # of the passes
+    amp: bool = True, # mixed precision where the device has it
+    progress: bool = True # show a bar
+) -> Split: # the same windows with masks, 255 where the teacher is uncertain; without masks where the stage has no iterations
+    "Windows as labelled patches, by a teacher that is adapted to them first"
     teacher, _ = region_model(teacher, stage, split, amp, False)
     if not stage.iters: return split
-    dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
-    bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
-    return Split(split.x, bank.labels, split.ns)
+    return split.with_masks(stage_bank(stage, teacher, split, seed, amp=amp, progress=progress).make().labels)
 
-# %% ../../nbs/80_scene.adapt.ipynb #e527ece3
+# %% ../../nbs/80_scene.adapt.ipynb #840274bf
+def labelled_split(
+    data,           # data folder in either layout, or a packed store
+    bands: Bands,   # of the model
+    progress: bool = True # show a bar
+) -> Split:
+    "The training patches of a data set; `PatchError` where they have no masks or are of other bands"
+    split = read_split(data, 'train', progress=progress)
+    if split.y is None: raise PatchError(data, "split 'train' has no masks")
+    if split.bands != bands: raise PatchError(data, f'has the bands {" ".join(split.bands.names)}; the model takes {" ".join(bands.names)}')
+    return split
+
+# %% ../../nbs/80_scene.adapt.ipynb #8e4f17c5
 def adapt(
     model,               # folder of a trained model, or 'starter', from which the student starts
-    scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
+    scene,               # a `Scene`, or its path
     out,                 # folder of the adapted model
     data = None,         # labelled patches, a data folder in either layout or a packed store; without them the scene's pseudo labels are all there is
-    dem = None,          # elevation model that reaches as far as the scene
-    bands: str = None,   # names of the bands in the file, where it has no descriptions
-    offset: float = None,# DN to take off, from the metadata by default
-    teacher = None,      # folder of another model that makes the pseudo labels
-    iters: int = None,   # iterations, 0 for the statistics alone; by default 2000, 300 without labelled patches, and none for the starter
-    lr: float = .005,    # learning rate at the start
-    bs: int = 16,        # labelled patches a batch, and as many windows
-    most: int = 2000,    # windows of the scene to learn from
+    teacher = None,      # folder of another model that makes the pseudo labels; the model itself by default
+    windows: int = 2000, # windows of the scene to learn from, at most
     seed: int = 0,       # of everything random
-    device = None,       # fastai's default by default
+    device: str = None,  # such as 'cuda' or 'cpu', the best there is by default
     amp: bool = True,    # mixed precision where the device has it
     progress: bool = True, # show bars and reports
-    warn = None,         # called with a line about anything a person should know
-    resume: bool = False,# go on with an adaptation that was killed, at the same settings
+    resume: bool = False,# go on with an adaptation that was stopped, at the same settings
     checkpoint: float = 120, # seconds between two checkpoints
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
-    mask = None,         # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: bool = False, # go on with numbers that no landscape has
-    **fields             # further fields of the `Stage`, such as `keep` or `passes`
+    **fields             # of the `Stage`: `lr`, `bs`, `iters` (0 for the statistics alone; 2000 by default, 300 without `data`, 0 for the starter) ...
 ): # the adapted model, in eval mode; also saved under `out`
-    "The scene's statistics, then self-training on it; refuses a folder that holds a model; `InputError` for anything that cannot be used"
+    "Adapt a model's batch norms to a scene, then self-train on it; `InputError` for what cannot be used, and where `out` holds a model"
     out, device = Path(out), device or default_device()
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
-    models, info = load_pair(model, teacher)
-    for o in models.values(): o.to(device)
-    s, labelled = Scene(scene, dem, bands, offset, quantification, mask=mask, force=force), read_split(data, 'train', progress=progress) if data else None
-    if labelled and labelled.y is None: raise PatchError(data, "split 'train' has no masks")
-    for o in s.notes: (warn or print)(f'{s.path}: {o}')
-    split = scene_split(s, most=most, seed=seed, progress=progress)
-    if iters is None: iters = 0 if is_starter(model) else 2000 if labelled else 300
-    stage = own_stage(info, iters, lr, bs, bool(labelled), **fields)
-    about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in s.files()],
+    scene = as_scene(scene, model_bands(model))
+    student, info = load_for_patches(model, device, scene.reads)
+    models = dict(student=student, teacher=load_for_patches(teacher, device, scene.reads)[0] if teacher else student)
+    labelled = labelled_split(data, scene.reads, progress) if data else None
+    split = scene_split(scene, windows=windows, seed=seed, progress=progress)
+    iters = 0 if is_starter(model) else 2000 if labelled else 300
+    stage = own_stage(info, bool(labelled), **{'iters': iters, **fields})
+    about = dict(model=checksum(model), teacher=teacher and checksum(teacher), scene=[fingerprint(o)[1:] for o in scene.files()],
                  labelled=labelled and labelled.digest(), stage=asdict(stage), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
-    known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene))
+    known = dict(model=str(model), sha256=checksum(model), teacher=teacher and str(teacher), scene=str(scene.path))
     patches = labelled or pseudo_labelled(models['teacher'], split, stage, seed, amp, progress)
     res = train_stage(stage=stage, data=dict(train=patches, test=split), models=models, out=out, seed=seed, device=device,
                       amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, known=known)
-    write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=dem and str(dem), data=data and str(data),
-                                      labelled=labelled and len(labelled), windows=len(split), notes=s.notes))
+    write_json(out/'adapt.json', dict(load_model(out)[1].adapted or known, dem=scene.args['dem'], data=data and str(data),
+                                      labelled=labelled and len(labelled), windows=len(split), notes=scene.notes))
     return res
 
-# %% ../../nbs/80_scene.adapt.ipynb #8b430617
-def what_became(
+# %% ../../nbs/80_scene.adapt.ipynb #b8f8758e
+def outcome_line(
     out,  # folder of an adapted model
     scene # it was adapted to
 ) -> str:
-    "Whether it was trained, taken there by its statistics, or left"
+    "Whether a model was trained on a scene, adapted by its statistics alone, or left as it was"
     if (Path(out)/'metrics.csv').exists(): return f'adapted to {scene}'
-    if json.loads((Path(out)/'adapt.json').read_text(encoding='utf-8')).get('outcome') == 'adapted': return f'taken to {scene} by its statistics alone (--iters N trains it there too)'
+    if json.loads((Path(out)/'adapt.json').read_text(encoding='utf-8')).get('outcome') == 'adapted':
+        return f'adapted to {scene} by its batch-norm statistics alone (--iters N trains on it too)'
     return f'left as it was (--iters N trains it on {scene} all the same)'

@@ -1,4 +1,4 @@
-"""What a person says of a map's landslides: read, scored, and learned from
+"""A user's corrections of a map's landslides: read, scored, and trained on
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.checked.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.checked.html.md"""
 # %% auto #0
 __all__ = ['read_checked', 'score_checked', 'adapt_checked']
 
-# %% ../../nbs/85_scene.checked.ipynb #7e0a7b7e
+# %% ../../nbs/85_scene.checked.ipynb #4fb4bdd1
 from dataclasses import asdict
 from pathlib import Path
 from fastai.callback.core import Callback
@@ -17,51 +17,47 @@ import pandas as pd
 from scipy.ndimage import binary_dilation
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
-from ..core.base import InputError, PatchError, atomic_path, write_json, with_bar
-from ..data.bands import IGNORE, PATCH
-from ..data.store import Split, read_split
+from ..core.base import InputError, atomic_path, write_json, with_bar
+from ..data.bands import IGNORE, PATCH, Bands
+from ..data.store import Split
 from ..model.files import load_for_patches
 from ..model.metrics import confusion, scores
-from ..predict.maps import unlabelled_dl
 from ..predict.adapt import adapt_to_region
-from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
-from ..train.run import begin_run, train_stage
-from .grid import Grid, SceneError, geo, grid_of, open_raster
-from .area import Shapes, read_frame
-from .sentinel import Scene
-from .adapt import scene_split, own_stage
-from .windows import checksum, fingerprint, starts
+from ..train.run import begin_run, stage_bank, train_stage
+from .grid import Grid, SceneError, Shapes, geo, grid_of, open_raster, read_frame
+from .reader import Scene
+from .adapt import as_scene, labelled_split, own_stage, scene_split
+from .windows import Windows, checksum, fingerprint, model_bands
 
-# %% ../../nbs/85_scene.checked.ipynb #3df91ac2
-LAYER, SAID = 'landslides', ('right', 'wrong')
-
-def check_said(
+# %% ../../nbs/85_scene.checked.ipynb #fa67c5fd
+LAYER, MARKS = 'landslides', ('right', 'wrong')
+def check_marks(
     path, # file, for messages
     frame # `geopandas.GeoDataFrame`
 ): # the frame, with `checked` as 'right', 'wrong' or None
-    "A table whose column `checked` is what it should be; `SceneError` where it is not"
-    if 'checked' not in frame: raise SceneError(path, "has no column 'checked': nobody has said which of its polygons are right or wrong")
+    "A table with a valid column `checked`; `SceneError` where it has none"
+    if 'checked' not in frame: raise SceneError(path, "has no column 'checked', which marks polygons as right or wrong")
     if frame.crs is None: raise SceneError(path, 'has no coordinate reference system')
-    said = [None if o is None or o != o else str(o).strip().lower() or None for o in frame['checked']]
-    odd = sorted({o for o in said if o not in (*SAID, None)})
+    marks = [None if o is None or o != o else str(o).strip().lower() or None for o in frame['checked']]
+    odd = sorted({o for o in marks if o not in (*MARKS, None)})
     if odd: raise SceneError(path, f"column 'checked' holds {odd[0]!r}: it should be right, wrong, or empty")
-    return frame.assign(checked=pd.Series(said, frame.index, dtype=object))
+    return frame.assign(checked=pd.Series(marks, frame.index, dtype=object))
 
-# %% ../../nbs/85_scene.checked.ipynb #ca9410ff
+# %% ../../nbs/85_scene.checked.ipynb #914ff274
 def read_checked(
     path # GeoPackage, or any file of polygons with a column `checked`
 ): # `geopandas.GeoDataFrame`, `checked` as 'right', 'wrong' or None
     "The polygons of a checked map; `SceneError` where it is none"
-    return check_said(path, read_frame(path, LAYER))
+    return check_marks(path, read_frame(path, LAYER))
 
-# %% ../../nbs/85_scene.checked.ipynb #d0030fbc
+# %% ../../nbs/85_scene.checked.ipynb #23d9c372
 def write_checked(
     path, # GeoPackage to write
     frame # `geopandas.GeoDataFrame` with a column `checked`; others as a map has them are filled in
 ) -> Path:
     "Write a checked map, atomically: areas that are missing are measured; `SceneError` where it would be none"
-    frame = check_said(path, frame)
+    frame = check_marks(path, frame)
     for k in ('area_m2', 'mean_probability'): frame = frame.assign(**{k: frame[k].astype(float) if k in frame else np.nan})
     area = frame.geometry.to_crs(6933).area # of equal areas
     with atomic_path(path) as tmp:
@@ -69,18 +65,18 @@ def write_checked(
         frame.assign(area_m2=frame['area_m2'].fillna(area.round(1))).to_file(tmp, layer=LAYER, driver='GPKG', engine='pyogrio')
     return Path(path)
 
-# %% ../../nbs/85_scene.checked.ipynb #a2185b25
+# %% ../../nbs/85_scene.checked.ipynb #4741e966
 class CheckedMap:
-    "What a person said of a map's landslides, as masks of windows; `SceneError` where nothing of it lies on the scene"
+    "The marks of a checked map, as masks of windows; `SceneError` where none of them lies on the scene"
     def __init__(self,
         path,      # a checked map, see `read_checked`
         grid: Grid # of the scene
     ):
         self.path, self.grid, self.frame = Path(path), grid, read_checked(path)
-        self.counts = {k: int((self.frame['checked'] == k).sum()) for k in SAID}
-        if not sum(self.counts.values()): raise SceneError(path, 'nobody has checked any of its polygons')
-        said = self.frame['checked']
-        self.right, self.wrong, self.open = (self.part(o) for o in (said == 'right', said == 'wrong', said.isna()))
+        marks = self.frame['checked']
+        self.counts = {k: int((marks == k).sum()) for k in MARKS}
+        if not sum(self.counts.values()): raise SceneError(path, 'none of its polygons is marked right or wrong')
+        self.right, self.wrong, self.open = (self.part(o) for o in (marks == 'right', marks == 'wrong', marks.isna()))
         if not self.right and not self.wrong: raise SceneError(path, 'none of its checked polygons touches the scene')
 
     def part(self, which):
@@ -101,77 +97,76 @@ class CheckedMap:
         height: int, # rows
         width: int   # columns
     ) -> np.ndarray: # `(height, width)` uint8: 1 in right polygons, 0 in wrong ones, 255 elsewhere; right wins over wrong
-        "What is known of the pixels of a window"
+        "The checked pixels of a window"
         res = np.full((height, width), IGNORE, np.uint8)
         for shapes, value in ((self.wrong, 0), (self.right, 1)):
             if shapes: res[shapes(row, col, height, width)] = value
         return res
 
-# %% ../../nbs/85_scene.checked.ipynb #bb7f4f07
+# %% ../../nbs/85_scene.checked.ipynb #c547c8be
 def score_checked(
     pred,   # folder of a map, or its mask.tif: 1 landslide, 0 background, 255 not mapped
     checked # a checked map, see `read_checked`
-) -> dict: # precision, recall, f1, iou; polygons said to be 'right' and 'wrong', 'polygons' in all, 'pixels' checked, and those of them 'not_mapped'
-    "Scores of a map over the pixels that a person checked; `SceneError` where either cannot be used"
+) -> dict: # precision, recall, f1, iou; polygons marked 'right' and 'wrong', 'polygons' in all, 'pixels' checked, and those of them 'not_mapped'
+    "Scores of a map over its checked pixels; `SceneError` where either cannot be used"
     rio, path = geo(), Path(pred)/'mask.tif' if Path(pred).is_dir() else Path(pred)
     with open_raster(path) as src:
-        said, counts, n = CheckedMap(checked, grid_of(src)), np.zeros(4, np.int64), np.zeros(2, np.int64)
+        labels, counts, n = CheckedMap(checked, grid_of(src)), np.zeros(4, np.int64), np.zeros(2, np.int64)
         for r in range(0, src.height, 512):
             h = min(512, src.height - r)
-            m, t = src.read(1, window=rio.windows.Window(0, r, src.width, h)), said(r, 0, h, src.width)
+            m, t = src.read(1, window=rio.windows.Window(0, r, src.width, h)), labels(r, 0, h, src.width)
             if not np.isin(m, (0, 1, IGNORE)).all(): raise SceneError(path, 'holds other values than 0, 1 and 255: not the mask of a map')
             n += (t != IGNORE).sum(), ((t != IGNORE) & (m == IGNORE)).sum()
             counts += confusion(m == 1, np.where(m == IGNORE, IGNORE, t))
     if n[0] == n[1]: raise SceneError(checked, f'none of its checked pixels is mapped in {path}')
-    return dict(scores(*counts.tolist()), **said.counts, polygons=len(said.frame), pixels=int(n[0]), not_mapped=int(n[1]))
+    return dict(scores(*counts.tolist()), **labels.counts, polygons=len(labels.frame), pixels=int(n[0]), not_mapped=int(n[1]))
 
-# %% ../../nbs/85_scene.checked.ipynb #9c643682
+# %% ../../nbs/85_scene.checked.ipynb #5db28f78
 def checked_windows(
-    scene: Scene,    # to read from
-    said: CheckedMap,# what a person said of its landslides
-    most: int,       # windows, at most; those with checked polygons come first
-    seed: int,       # of which others
-    progress: bool   # show a bar
-) -> tuple: # a `Split` without masks; two `(N, 128, 128)` arrays: 1, 0, or 255 for what nobody checked; true for what nothing is to be learned from
-    "Windows of a scene with what is known of them; `SceneError` where no checked pixel is real"
+    scene: Scene,        # to read from
+    labels: CheckedMap,  # of its landslides
+    windows: int = 2000, # at most; those with checked polygons come first
+    seed: int = 0,       # of the choice of others
+    progress: bool = True # show a bar
+) -> tuple: # a `Split` without masks; two `(N, 128, 128)` arrays: 1, 0, or 255 for unchecked pixels; true for unchecked polygons and holes
+    "Windows of a scene with their checked pixels; `SceneError` where no checked pixel lies outside of holes"
     if min(scene.grid.shape) < PATCH: raise SceneError(scene.path, f'has no window of {PATCH} x {PATCH} pixels')
-    spots = [(r, c) for r in starts(scene.grid.height, PATCH, 0) for c in starts(scene.grid.width, PATCH, 0)]
-    mine = dict.fromkeys(k for k, o in enumerate(spots) if (said(*o, PATCH, PATCH) != IGNORE).any())
-    rest = [int(k) for k in np.random.default_rng(seed).permutation(len(spots)) if k not in mine]
-    found, others = [], max(2*len(mine), 32)
-    for k in with_bar([*mine, *rest], progress, 'reading windows'):
-        if len(found) == min(most, len(mine) + others): break
-        (x, ok), at = scene.read(*spots[k], PATCH, PATCH), (*spots[k], PATCH, PATCH)
-        if k in mine or ok.mean() > .98: found.append((x, np.where(ok, said(*at), IGNORE).astype(np.uint8), ~ok | (said.open(*at) if said.open else False)))
+    spots = [(*o, PATCH, PATCH) for o in Windows(*scene.grid.shape, overlap=0).corners]
+    mine = [k for k, o in enumerate(spots) if (labels(*o) != IGNORE).any()]
+    rest = [int(k) for k in np.random.default_rng(seed).permutation(len(spots)) if k not in {*mine}]
+    found, n = [], min(windows, len(mine) + max(2*len(mine), 32))
+    for i, k in enumerate(with_bar([*mine, *rest], progress, 'reading windows')):
+        if len(found) == n: break
+        x, ok = scene.read(*spots[k])
+        if i >= len(mine) and ok.mean() <= .98: continue
+        found.append((x, np.where(ok, labels(*spots[k]), IGNORE).astype(np.uint8), ~ok | (labels.open(*spots[k]) if labels.open else False)))
     x, y, closed = map(np.stack, zip(*found))
-    if (y == IGNORE).all(): raise SceneError(said.path, 'its checked polygons lie where the scene has no pixels')
-    return Split(x), y, closed
+    if (y == IGNORE).all(): raise SceneError(labels.path, 'its checked polygons lie where the scene has no pixels')
+    return Split(x, bands=scene.reads), y, closed
 
-# %% ../../nbs/85_scene.checked.ipynb #ba2845e7
+# %% ../../nbs/85_scene.checked.ipynb #54d60c89
 def checked_labels(
-    teacher,            # gives logits, on its device; taken to the scene
+    teacher,            # gives logits, on its device; adapted to the scene
     split: Split,       # windows of the scene
-    known: np.ndarray,  # `(N, H, W)`: 1, 0, or 255 for what nobody checked
-    closed: np.ndarray, # `(N, H, W)` true for what nothing is to be learned from unless it is known
+    known: np.ndarray,  # `(N, H, W)`: 1, 0, or 255 for unchecked pixels
+    closed: np.ndarray, # `(N, H, W)` true where unchecked pixels are ignored
     stage: Stage,       # names the kept shares and the passes
-    seed: int,          # of the passes
-    amp: bool,          # mixed precision where the device has it
-    progress: bool,     # show a bar
-    rim: int = 3        # pixels around a right polygon that are background
-) -> np.ndarray: # `(N, H, W)` uint8: 1, 0, or 255 for what is ignored
-    "What the model learns from"
-    dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
-    bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()
+    seed: int = 0,      # of the passes
+    rim: int = 3,       # pixels around a right polygon that are background
+    **kwargs            # of `PseudoBank`, such as `amp` and `progress`
+) -> np.ndarray: # `(N, H, W)` uint8: 1, 0, or 255 for ignored pixels
+    "Checked pixels, and pseudo labels of the others"
+    bank = stage_bank(stage, teacher, split, seed, **kwargs).make()
     around = np.stack([binary_dilation(o, iterations=rim) if o.any() else o for o in known == 1])
     return np.where(known != IGNORE, known, np.where(closed, IGNORE, np.where(around, 0, bank.labels))).astype(np.uint8)
 
-# %% ../../nbs/85_scene.checked.ipynb #e0707fe1
+# %% ../../nbs/85_scene.checked.ipynb #ac0fbb20
 class Restrained(Callback):
-    "Batch norms go by what they remember, in training too, and when it ends the weights go back a part of their way"
+    "Batch norms keep their running statistics in training, and at its end the weights are averaged with those before"
     run_valid = False
     def __init__(self,
         model,           # as it was before
-        back: float = .5 # share of the way
+        back: float = .5 # weight of the model before
     ): self.was, self.back = {k: p.detach().clone() for k, p in model.named_parameters()}, back
 
     def before_train(self):
@@ -182,61 +177,53 @@ class Restrained(Callback):
     def after_fit(self):
         for k, p in self.model.named_parameters(): p.lerp_(self.was[k].to(p.device), self.back)
 
-# %% ../../nbs/85_scene.checked.ipynb #b022d33a
+# %% ../../nbs/85_scene.checked.ipynb #745877c1
 def some_patches(
     data,          # data folder in either layout, or a packed store
+    bands: Bands,  # of the model
     n: int,        # patches, at most
-    seed: int,     # of the draw
-    progress: bool # show a bar
+    seed: int = 0, # of the draw
+    progress: bool = True # show a bar
 ) -> Split:
-    "Labelled patches to learn from beside; `PatchError` where they have no masks"
-    split = read_split(data, 'train', progress=progress)
-    if split.y is None: raise PatchError(data, "split 'train' has no masks")
+    "A random choice of labelled patches"
+    split = labelled_split(data, bands, progress)
     return split if len(split) <= n else split.subset(np.sort(np.random.default_rng(seed).permutation(len(split))[:n]).tolist())
 
-# %% ../../nbs/85_scene.checked.ipynb #4553f385
+# %% ../../nbs/85_scene.checked.ipynb #d49cdb5c
 def adapt_checked(
     model,               # folder of a trained model, or 'starter'
-    scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
+    scene,               # a `Scene`, or its path
     out,                 # folder of the adapted model
     labels,              # a checked map of the scene, see `read_checked`
-    data = None,         # labelled patches to learn from beside, a data folder in either layout or a packed store: as many as there are windows
-    dem = None,          # elevation model that reaches as far as the scene
-    bands: str = None,   # names of the bands in the file, where it has no descriptions
-    offset: float = None,# DN to take off, from the metadata by default
-    iters: int = 60,     # iterations
-    lr: float = .001,    # learning rate at the start
-    bs: int = 8,         # windows a batch
-    most: int = 2000,    # windows, at most
+    data = None,         # labelled patches to learn from too, a data folder in either layout or a packed store: as many as there are windows
+    windows: int = 2000, # windows of the scene, at most
     seed: int = 0,       # of everything random
-    device = None,       # fastai's default by default
+    device: str = None,  # such as 'cuda' or 'cpu', the best there is by default
     amp: bool = True,    # mixed precision where the device has it
     progress: bool = True, # show bars and reports
-    warn = None,         # called with a line about anything a person should know
-    resume: bool = False,# go on with an adaptation that was killed, at the same settings
+    resume: bool = False,# go on with an adaptation that was stopped, at the same settings
     checkpoint: float = 120, # seconds between two checkpoints
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
-    mask = None,         # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: bool = False  # go on with numbers that no landscape has
+    **fields             # of the `Stage`: `iters`, 60 by default, `lr`, .001, `bs`, 8, ...
 ): # the adapted model, in eval mode; also saved under `out`
-    "Take a model to a scene, and let it learn there from what a person said of its map; refuses a folder that holds a model; `InputError` for anything that cannot be used"
+    "Adapt a model's batch norms to a scene and train it on its checked map; `InputError` for what cannot be used, and where `out` holds a model"
     out, device = Path(out), torch.device(device or default_device())
     if (out/'model.json').exists(): raise InputError(out, 'already holds a model')
-    net, info = load_for_patches(model, device)
-    s = Scene(scene, dem, bands, offset, quantification, mask=mask, force=force)
-    for o in s.notes: (warn or print)(f'{s.path}: {o}')
-    said = CheckedMap(labels, s.grid)
-    split, known, closed = checked_windows(s, said, most, seed, progress)
-    stage = own_stage(info, iters, lr, bs, False, region=False, unlabelled=(), keep=(.9, 0. if (known == 1).any() else .3))
-    extra = some_patches(data, len(split), seed, progress) if data else None
-    about = dict(model=checksum(model), scene=[fingerprint(o)[1:] for o in s.files()], labels=fingerprint(labels)[1:], stage=asdict(stage),
+    scene = as_scene(scene, model_bands(model))
+    net, info = load_for_patches(model, device, scene.reads)
+    checked = CheckedMap(labels, scene.grid)
+    split, known, closed = checked_windows(scene, checked, windows, seed, progress)
+    own = dict(iters=60, lr=.001, bs=8, region=False, unlabelled=(), keep=(.9, 0. if (known == 1).any() else .3))
+    stage = own_stage(info, labelled=False, **{**own, **fields})
+    extra = some_patches(data, scene.reads, len(split), seed, progress) if data else None
+    about = dict(model=checksum(model), scene=[fingerprint(o)[1:] for o in scene.files()], labels=fingerprint(labels)[1:], stage=asdict(stage),
                  labelled=extra and extra.digest(), windows=len(split), seed=seed, amp=amp)
     begin_run(out, about, resume)
-    net, there = adapt_to_region(net, scene_split(s, most=128, seed=seed, progress=progress), bs=16, amp=amp, progress=progress)
+    net, there = adapt_to_region(net, scene_split(scene, windows=128, seed=seed, progress=progress), bs=16, amp=amp, progress=progress)
     if progress: print(there)
-    patches = split.with_masks(checked_labels(net, split, known, closed, stage, seed, amp, progress))
+    patches = split.with_masks(checked_labels(net, split, known, closed, stage, seed, amp=amp, progress=progress))
     res = train_stage(stage=stage, data=dict(train=patches + extra if extra else patches), models=dict(student=net), out=out, seed=seed,
                       device=device, amp=amp, progress=progress, resume=resume, checkpoint=checkpoint, cbs=(Restrained(net),))
-    write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene), dem=dem and str(dem), data=data and str(data),
-                                      labels=str(labels), **said.counts, checked_pixels=said.pixels(), windows=len(split), notes=s.notes))
+    write_json(out/'adapt.json', dict(asdict(there), line=str(there), model=str(model), sha256=about['model'], scene=str(scene.path),
+                                      dem=scene.args['dem'], data=data and str(data), labels=str(labels), **checked.counts, checked_pixels=checked.pixels(),
+                                      windows=len(split), notes=scene.notes))
     return res

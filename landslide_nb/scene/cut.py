@@ -7,21 +7,23 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.cut.html.md"""
 # %% auto #0
 __all__ = ['cut_scene']
 
-# %% ../../nbs/84_scene.cut.ipynb #2c583a8b
-import csv, os, shutil
+# %% ../../nbs/84_scene.cut.ipynb #a2cba264
+import os, shutil
 from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from ..core.base import InputError, with_bar
 from ..data.bands import PATCH
 from ..data.files import LAYOUTS, SPLITS, write_mask, write_patch
-from .grid import Grid, SceneError, geo
-from .area import Shapes
-from .sentinel import Scene
+from .grid import Grid, SceneError, Shapes, geo
+from .reader import Scene
+from .windows import Windows
+from .adapt import as_scene
 
-# %% ../../nbs/84_scene.cut.ipynb #73203e17
+# %% ../../nbs/84_scene.cut.ipynb #2a4f02af
 Spot = namedtuple('Spot', 'row col found') # first row and column of a window, and how many of its pixels are landslide
 
 def spots_of(
@@ -30,16 +32,16 @@ def spots_of(
     stride: int    # pixels from one window to the next
 ) -> list: # of `Spot`s
     "The windows that lie wholly on the scene; `SceneError` where there are none"
-    rows, cols = (range(0, n - PATCH + 1, stride) for n in grid.shape)
-    if not rows or not cols: raise SceneError('the scene', f'has {grid.height} x {grid.width} pixels: no window of {PATCH} x {PATCH} fits')
-    return [Spot(r, c, int(truth(r, c, PATCH, PATCH).sum())) for r in rows for c in cols]
+    corners = Windows(*grid.shape, PATCH, PATCH - stride, whole=True).corners
+    if not corners: raise SceneError('the scene', f'has {grid.height} x {grid.width} pixels: no window of {PATCH} x {PATCH} fits')
+    return [Spot(*o, int(truth(*o, PATCH, PATCH).sum())) for o in corners]
 
-# %% ../../nbs/84_scene.cut.ipynb #2b6519da
+# %% ../../nbs/84_scene.cut.ipynb #56fe03ce
 def blocks_of(
     o: Spot,  # a window
     side: int # of a block, in windows
 ) -> set: # of places of blocks
-    "The blocks of ground that a window touches"
+    "The blocks that a window touches"
     rows, cols = ({k // (side*PATCH), (k + PATCH - 1) // (side*PATCH)} for k in (o.row, o.col))
     return {(r, c) for r in rows for c in cols}
 
@@ -47,19 +49,19 @@ def by_block(
     spots: list, # windows
     side: int    # of a block, in windows
 ) -> dict: # windows by the place of the block that they lie in; without those that lie in several
-    "Windows block by block"
+    "Windows grouped by block"
     res = {}
     for o in spots:
         if len(at := blocks_of(o, side)) == 1: res.setdefault(min(at), []).append(o)
     return res
 
-# %% ../../nbs/84_scene.cut.ipynb #b383dbaa
+# %% ../../nbs/84_scene.cut.ipynb #308e4d55
 def hold_back(
     spots: list, # windows
     share: float,# of the windows with landslides
     seed: int    # of the draw
 ) -> tuple: # windows to train on and to validate on; a line about the blocks
-    "Ground for validation; `InputError` where there is too little to share"
+    "Windows for training, and those of whole blocks for validation; `InputError` where there is too little to share"
     full = [o for o in spots if o.found]
     found = {side: by_block(full, side) for side in (8, 4, 2, 1)}
     side = next((k for k, v in found.items() if len(v) >= 10), max(found, key=lambda k: len(found[k])))
@@ -74,12 +76,12 @@ def hold_back(
     train = [o for o in spots if not blocks_of(o, side) & held]
     return train, valid, f'{len(held)} of {len(blocks)} blocks of {side*PATCH} x {side*PATCH} pixels'
 
-# %% ../../nbs/84_scene.cut.ipynb #e1df8088
+# %% ../../nbs/84_scene.cut.ipynb #fb02420a
 @contextmanager
 def whole_folder(
     out # the final name
 ): # a folder beside it, to fill
-    "A folder that is there once the block has ended well, and otherwise is not; `InputError` where something is there"
+    "A folder that gets its name when the block has ended well, and is removed otherwise; `InputError` where something is there"
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(out, 'exists and is not empty')
     tmp = Path(os.path.abspath(out)).with_name(f'.tmp-{Path(os.path.abspath(out)).name}')
@@ -91,9 +93,9 @@ def whole_folder(
         else: os.replace(tmp, out)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../../nbs/84_scene.cut.ipynb #759b5e2d
+# %% ../../nbs/84_scene.cut.ipynb #ccf4907d
 class Cutter:
-    "Writes windows of a scene as patches, and counts those that it leaves out"
+    "Writes windows of a scene as patches, and counts those left out"
     def __init__(self,
         scene: Scene,  # to read from
         truth: Shapes, # the landslides
@@ -103,26 +105,33 @@ class Cutter:
         self.scene, self.truth, self.folder, self.holes, self.rows = scene, truth, folder, holes, []
         self.out, self.n = dict(region=0, holes=0, empty=0), dict.fromkeys(SPLITS, 0)
 
+    def read(self,
+        at: tuple # first row, first column, rows and columns of a window
+    ) -> tuple: # the window and which of its pixels are real, None where it is left out; the reason
+        "A window, unless too much of it is a hole or outside the region of interest"
+        if (aoi := self.scene.part('aoi')) and (~aoi(*at)).mean() > self.holes: return None, 'region'
+        x, ok = self.scene.read(*at)
+        return (None, 'holes') if (~ok).mean() > self.holes else ((x, ok), '')
+
     def write(self,
         o: Spot,   # the window
         split: str # 'train', 'valid' or 'test'
     ) -> bool: # whether it was written
-        "A window as the next patch of a split, unless too much of it is a hole or outside the region of interest"
-        at = o.row, o.col, PATCH, PATCH
-        if (aoi := self.scene.part('aoi')) and (~aoi(*at)).mean() > self.holes: why = 'region'
-        else: (x, ok), why = self.scene.read(*at), 'holes'
-        if why == 'region' or (~ok).mean() > self.holes:
+        "A window as the next patch of a split, or counted as left out"
+        found, why = self.read(at := (o.row, o.col, PATCH, PATCH))
+        if not found:
             self.out[why] += 1
             return False
         self.n[split] += 1
-        mask, n = self.truth(*at) & ok, self.n[split]
-        for write, a, place, stem in zip((write_patch, write_mask), (x, mask), LAYOUTS['contest'][split], ('image', 'mask')):
-            write(self.folder/place/f'{stem}_{n}.h5', a)
+        (x, ok), n, (images, masks) = found, self.n[split], LAYOUTS['contest'][split]
+        mask = self.truth(*at) & ok
+        write_patch(self.folder/images/f'image_{n}.h5', x)
+        write_mask(self.folder/masks/f'mask_{n}.h5', mask)
         x, y = self.scene.grid.xy(o.row, o.col)
         self.rows.append(dict(split=split, n=n, row=o.row, col=o.col, x=x, y=y, landslide_pixels=int(mask.sum())))
         return True
 
-# %% ../../nbs/84_scene.cut.ipynb #b33e1c26
+# %% ../../nbs/84_scene.cut.ipynb #8b8f70f3
 def cut_split(
     cutter: Cutter, # writes
     spots: list,    # windows of the split
@@ -134,7 +143,8 @@ def cut_split(
     "Write the windows with landslides, then some without; `SceneError` where none has any"
     full, rest = ([o for o in spots if bool(o.found) == k] for k in (True, False))
     n = sum(cutter.write(o, split) for o in with_bar(full, progress, f'cutting {split}'))
-    if not n: raise SceneError(cutter.scene.path, f'no window for split {split!r} holds landslides and is whole ({len(full)} have holes or lie outside the region)')
+    left_out = f'{len(full)} have holes or lie outside the region'
+    if not n: raise SceneError(cutter.scene.path, f'no window for split {split!r} holds landslides and is whole ({left_out})')
     left = empty * n
     for k, i in enumerate(with_bar(np.random.default_rng(seed).permutation(len(rest)), progress and left, f'{split}, without landslides')):
         if left < .5:
@@ -142,72 +152,54 @@ def cut_split(
             break
         left -= cutter.write(rest[i], split)
 
-# %% ../../nbs/84_scene.cut.ipynb #0f8fff0e
-def write_places(
-    path,         # file to write
-    scene: Scene, # the patches are from
-    rows: list    # of `Cutter`
-):
-    "A table of where each patch is from"
-    crs = geo().crs.CRS.from_wkt(scene.grid.crs)
-    with open(path, 'w', newline='', encoding='utf-8') as f:
-        w = csv.DictWriter(f, [*rows[0], 'crs', 'scene'])
-        w.writeheader()
-        w.writerows(dict(o, crs=f'EPSG:{crs.to_epsg()}' if crs.to_epsg() else scene.grid.crs, scene=scene.path.name) for o in rows)
-
-# %% ../../nbs/84_scene.cut.ipynb #5b235543
+# %% ../../nbs/84_scene.cut.ipynb #f8265771
 @dataclass
 class SceneCut:
-    "What `cut_scene` wrote and what it left out; its `str` is a line to show"
+    "What `cut_scene` wrote and left out; its `str` is a line to show"
     folder: Path     # that was written
     patches: dict    # number by split
     landslide: float # share of landslide pixels
-    left_out: dict   # windows by why: 'region', 'holes', 'empty', 'beside' ground held back; 'edge': rows and columns
+    left_out: dict   # windows by reason: 'region', 'holes', 'empty', 'beside' blocks held back; 'edge': rows and columns
     blocks: str      # held back for validation, empty where none were
     polygons: tuple  # all, those that touch the scene, those that crossed themselves
 
     def __str__(self):
         o, (n, near, crossed) = self.left_out, self.polygons
         why = dict(empty='without landslides (--empty)', holes='with holes', region='outside the region', beside='beside those for validation')
-        out = [f'{o[k]} window{"s"*(o[k] != 1)} {t}' for k, t in why.items() if o[k]] + ([f'{n - near} of {n} polygons outside the scene'] if near < n else [])
-        out = ', '.join(out + [f'{r} rows and {c} columns at the edge' for r, c in [o['edge']] if r or c])
+        out = [f'{o[k]} window{"s"*(o[k] != 1)} {t}' for k, t in why.items() if o[k]]
+        if near < n: out.append(f'{n - near} of {n} polygons outside the scene')
+        if any(o['edge']): out.append('{} rows and {} columns at the edge'.format(*o['edge']))
         split = ', '.join(f'{k} {s}' for s, k in self.patches.items()) + (f' from {self.blocks}' if self.blocks else '')
-        return (f'{sum(self.patches.values())} patches in {self.folder} ({split}), {100*self.landslide:.2f} % landslide' + (f'; left out: {out}' if out else '')
-                + (f'; repaired: {crossed} of the polygons, which crossed themselves' if crossed else ''))
+        line = f'{sum(self.patches.values())} patches in {self.folder} ({split}), {100*self.landslide:.2f} % landslide'
+        if out: line += f'; left out: {", ".join(out)}'
+        return line + (f'; repaired: {crossed} of the polygons, which crossed themselves' if crossed else '')
 
-# %% ../../nbs/84_scene.cut.ipynb #2e961560
+# %% ../../nbs/84_scene.cut.ipynb #9623c27e
 def cut_scene(
-    scene,               # GeoTIFF, VRT or `.SAFE` folder of Sentinel-2 Level-1C
+    scene,               # a `Scene`, or its path; windows lie in its region of interest, the part that was searched for landslides
     polygons,            # outlines of its landslides: any file of polygons, in any coordinate reference system
     out,                 # data folder to write, in the contest's layout
-    dem = None,          # elevation model that reaches as far as the scene
     split: str = 'train',# 'train', 'valid' or 'test'
-    valid: float = 0.,   # share of the windows with landslides to hold back for validation, by blocks of ground
-    stride: int = PATCH, # pixels from one window to the next
-    empty: float = 1.,   # windows without landslides for each one with landslides; `inf` for all
-    holes: float = 0.,   # share of a window that may be holes, which are then background
-    seed: int = 0,       # of what is drawn
-    bands: str = None,   # names of the bands in the file, where it has no descriptions
-    offset: float = None,# DN to take off, from the metadata by default
-    quantification: float = None, # numbers for a reflectance of 1, from the metadata by default
-    aoi = None,          # the part of the scene that was looked at, any file of polygons: only windows in it are taken
-    mask = None,         # raster that is not 0, or any file of polygons, where pixels are to be left out, such as clouds
-    force: bool = False, # go on with numbers that no landscape has
-    progress: bool = True, # show bars
-    warn = None          # called with a line about anything a person should know
+    valid: float = 0.,   # share of the windows with landslides to hold back for validation, by blocks
+    stride: int = 128,   # pixels from one window to the next: side by side by default, less for windows that overlap
+    empty: float = 1.,   # windows without landslides for each one with landslides; inf for all
+    holes: float = 0.,   # share of a window that may be nodata or masked, which is then background
+    seed: int = 0,       # of the blocks and the windows without landslides
+    progress: bool = True # show bars
 ) -> SceneCut:
-    "Cut a scene and its landslides into labelled patches, all or none; `InputError` for anything that cannot be used, or where the folder holds something"
+    "Cut a scene and its landslides into labelled patches, all or none; `InputError` for what cannot be used, and where `out` is not empty"
     if split not in SPLITS: raise InputError('--split', f'{split!r} is not one of {", ".join(SPLITS)}')
     if valid and split != 'train': raise InputError('--valid', 'holds back a part of what is for training: leave out --split')
     with whole_folder(out) as tmp:
-        s = Scene(scene, dem, bands, offset, quantification, aoi, mask, force)
-        for o in s.notes: (warn or print)(f'{s.path}: {o}')
-        truth = Shapes(polygons, s.grid, touched=False)
-        spots, cutter, blocks = spots_of(s.grid, truth, stride), Cutter(s, truth, tmp, holes), ''
+        scene = as_scene(scene)
+        grid, crs = scene.grid, geo().crs.CRS.from_wkt(scene.grid.crs)
+        truth = Shapes(polygons, grid, touched=False)
+        spots, cutter, blocks = spots_of(grid, truth, stride), Cutter(scene, truth, tmp, holes), ''
         parts = {split: spots}
         if valid: parts['train'], parts['valid'], blocks = hold_back(spots, valid, seed)
         for k, (name, part) in enumerate(parts.items()): cut_split(cutter, part, name, empty, seed + k, progress)
-        write_places(tmp/'patches.csv', s, cutter.rows)
-    rows, left = cutter.rows, dict(cutter.out, beside=len(spots) - sum(map(len, parts.values())), edge=tuple((o - PATCH) % stride for o in s.grid.shape))
-    return SceneCut(Path(out), {k: cutter.n[k] for k in parts}, sum(r['landslide_pixels'] for r in rows) / (len(rows) * PATCH**2),
+        places = pd.DataFrame(cutter.rows).assign(crs=f'EPSG:{crs.to_epsg()}' if crs.to_epsg() else grid.crs, scene=scene.path.name)
+        places.to_csv(tmp/'patches.csv', index=False)
+    left = dict(cutter.out, beside=len(spots) - sum(map(len, parts.values())), edge=tuple((o - PATCH) % stride for o in grid.shape))
+    return SceneCut(Path(out), {k: cutter.n[k] for k in parts}, places.landslide_pixels.sum() / (len(places) * PATCH**2),
                     left, blocks, (truth.all, truth.near, truth.repaired))

@@ -1,4 +1,4 @@
-"""Where the pixels of a raster are on Earth, and how large they are on the ground
+"""Where the pixels of a raster are on Earth, how large they are on the ground, and which of them lie in polygons or under a mask
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.grid.html.md"""
 
@@ -12,7 +12,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from fastcore.basics import patch
+from scipy.interpolate import make_interp_spline
 from ..core.base import InputError
 
 # %% ../../nbs/70_scene.grid.ipynb #6b2140d9
@@ -20,9 +22,15 @@ CACHE = '192'
 def geo():
     "rasterio, with the parts that are used here; `InputError` where it is not installed"
     os.environ.setdefault('GDAL_CACHEMAX', CACHE) # read once, when the first block is
-    try: import rasterio, rasterio.crs, rasterio.errors, rasterio.features, rasterio.shutil, rasterio.vrt, rasterio.warp, rasterio.windows
+    try: import pyproj, rasterio, rasterio.crs, rasterio.errors, rasterio.features, rasterio.shutil, rasterio.vrt, rasterio.warp, rasterio.windows
     except ImportError as e: raise InputError('rasterio', f"scenes need it ({e}): pip install 'landslide_nb[geo]'") from None
     return rasterio
+
+def frames():
+    "geopandas; `InputError` where it is not installed"
+    try: import geopandas, pyogrio
+    except ImportError as e: raise InputError('geopandas', f"polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
+    return geopandas
 
 # %% ../../nbs/70_scene.grid.ipynb #0471fa39
 class SceneError(InputError):
@@ -44,7 +52,7 @@ def thinned(
     src,           # open dataset
     box: tuple = None # first and last row and column to look at, all of it by default
 ) -> np.ndarray: # `(N,)` numbers of its first band
-    "Some numbers of a raster: a thinned window, or of a large one without overviews 64 places; `SceneError` where a block is corrupt"
+    "A sample of a raster: a thinned window, or of a large one without overviews 64 places; `SceneError` where a block is corrupt"
     rio, (r0, r1, c0, c1) = geo(), box or (0, src.height, 0, src.width)
     h, w, k = max(r1 - r0, 1), max(c1 - c0, 1), 64
     at = [(r0, c0, h, w)]
@@ -89,6 +97,23 @@ def geographic(self:Grid) -> bool:
     "Whether its coordinates are longitude and latitude"
     return geo().crs.CRS.from_wkt(self.crs).is_geographic
 
+@patch
+def part(self:Grid,
+    row: int,    # first row
+    col: int,    # first column
+    height: int, # rows
+    width: int   # columns
+) -> Grid:
+    "The grid of a window, which may reach beyond the edge"
+    (a, b, _, d, e, _), (x, y) = self.transform, self.xy(row, col)
+    return Grid(self.crs, (a, b, x, d, e, y), height, width)
+
+@patch(as_prop=True)
+def outline(self:Grid): # shapely polygon
+    "Its four sides, in map coordinates"
+    import shapely
+    return shapely.Polygon(np.stack(self.xy(np.array([0, 0, self.height, self.height]), np.array([0, self.width, self.width, 0])), 1))
+
 # %% ../../nbs/70_scene.grid.ipynb #15cd30eb
 def grid_of(
     src # an open dataset
@@ -101,74 +126,161 @@ def grid_of(
     return Grid(src.crs.to_wkt(), tuple(src.transform)[:6], src.height, src.width)
 
 # %% ../../nbs/70_scene.grid.ipynb #3e5f1677
+NOWHERE = 'some of its pixels are nowhere on Earth, by its coordinate reference system'
 def transformed(
     crs, to, # coordinate reference systems, as rasterio takes them
     x, y     # arrays
 ) -> tuple: # two arrays
-    "Coordinates in another system; `SceneError` where there is no way from one to the other"
+    "Coordinates in another system; `SceneError` where they cannot be transformed"
     rio = geo()
     try: return tuple(np.array(o) for o in rio.warp.transform(crs, to, x, y))
     except (rio.errors.RasterioError, rio._err.CPLE_BaseError) as e:
-        raise SceneError('the scene', f'some of its pixels are nowhere on Earth, by its coordinate reference system ({" ".join(str(e).split())[:80]})') from None
+        raise SceneError('the scene', f'{NOWHERE} ({" ".join(str(e).split())[:80]})') from None
 
 def lonlat(
     grid: Grid, # of the scene
     rows,       # in pixels, 0 is the upper edge
     cols        # in pixels, 0 is the left edge
 ) -> tuple: # longitude and latitude in degrees, WGS 84
-    "Where pixel coordinates are on Earth"
+    "Longitude and latitude of pixel coordinates"
     rio, (rows, cols) = geo(), np.broadcast_arrays(rows, cols)
     x, y = grid.xy(rows, cols)
     if rio.crs.CRS.from_wkt(grid.crs) != rio.crs.CRS.from_epsg(4326):
         x, y = transformed(grid.crs, 'EPSG:4326', np.ravel(x), np.ravel(y))
     return tuple(np.reshape(o, rows.shape).astype(float) for o in (x, y))
 
-# %% ../../nbs/70_scene.grid.ipynb #539975fc
-A, E2 = 6378137., .00669437999014 # WGS 84: equatorial radius in metres, eccentricity squared
-def ellipsoid_step(
-    lon: np.ndarray,  # degrees
-    lat: np.ndarray,  # degrees
-    lon2: np.ndarray, # degrees, close to `lon`
-    lat2: np.ndarray  # degrees, close to `lat`
-) -> np.ndarray: # metres
-    "Length of short steps on the WGS 84 ellipsoid"
-    mid = np.radians((lat + lat2) / 2)
-    w = 1 - E2*np.sin(mid)**2
-    north = np.radians(lat2 - lat) * A*(1 - E2) / w**1.5
-    east = np.radians((lon2 - lon + 180) % 360 - 180) * A / np.sqrt(w) * np.cos(mid)
-    return np.hypot(north, east)
-
-# %% ../../nbs/70_scene.grid.ipynb #3acb76d0
-def from_lattice(
-    nodes: np.ndarray, # `(K, n, n)` values at the nodes of a lattice
-    at: list,          # two arrays: where its nodes are, in pixels
-    rows: np.ndarray,  # indices of rows
-    cols: np.ndarray   # indices of columns
-) -> np.ndarray: # `(K, len(rows), len(cols))`
-    "Values at the centres of pixels, bilinearly from a regular lattice"
-    for axis, (place, idxs) in enumerate(zip(at, (rows, cols)), 1):
-        t = (np.asarray(idxs) + .5) / place[1]
-        i = np.minimum(t.astype(int), len(place) - 2)
-        t = (t - i).reshape(-1, 1) if axis == 1 else t - i
-        nodes = np.take(nodes, i, axis)*(1 - t) + np.take(nodes, i + 1, axis)*t
-    return nodes
+# %% ../../nbs/70_scene.grid.ipynb #21782907
+def lattice(
+    src,       # open raster
+    grid: Grid # of the scene
+) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene
+    "Where a scene lies in a raster; one in degrees may be a turn of 360 away, east or west"
+    r, c = np.meshgrid(*(np.linspace(0, o, 33) for o in grid.shape), indexing='ij')
+    x, y = grid.xy(r.ravel(), c.ravel())
+    if src.crs != geo().crs.CRS.from_wkt(grid.crs): x, y = transformed(grid.crs, src.crs, x, y)
+    a, b, c, d, e, f = tuple(~src.transform)[:6]
+    return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
 
 # %% ../../nbs/70_scene.grid.ipynb #136087fc
 class PixelSize:
-    "Width and height of the pixels of a grid on the ground, in metres; `SceneError` where they are nowhere"
+    "Width and height of the pixels of a grid on the ground, in metres; `SceneError` where they have none"
     def __init__(self,
         grid: Grid, # of the scene
         n: int = 33 # nodes of the lattice along each axis
     ):
         self.at = [np.linspace(0, o, n) for o in grid.shape]
         r, c = np.meshgrid(*self.at, indexing='ij')
-        here = lonlat(grid, r, c)
-        self.nodes = np.stack([ellipsoid_step(*here, *lonlat(grid, r + dr, c + dc)) for dr, dc in ((0, 1), (1, 0))])
-        if not np.isfinite(self.nodes).all() or self.nodes.min() <= 0: raise SceneError('the scene', 'some of its pixels are nowhere on Earth, by its coordinate reference system')
+        here, right, below = lonlat(grid, r, c), lonlat(grid, r, c + 1), lonlat(grid, r + 1, c)
+        from pyproj import Geod
+        self.nodes = np.stack([Geod(ellps='WGS84').inv(*here, *o)[2] for o in (right, below)])
+        if not np.isfinite(self.nodes).all() or self.nodes.min() <= 0: raise SceneError('the scene', NOWHERE)
 
     def __call__(self,
         rows: np.ndarray, # indices of rows
         cols: np.ndarray  # indices of columns
     ) -> np.ndarray: # `(2, len(rows), len(cols))`: width and height
         "The size of every pixel of a window"
-        return from_lattice(self.nodes, self.at, rows, cols)
+        res = self.nodes
+        for axis, (at, idxs) in enumerate(zip(self.at, (rows, cols)), 1): res = make_interp_spline(at, res, 1, axis=axis)(np.asarray(idxs) + .5)
+        return res
+
+# %% ../../nbs/70_scene.grid.ipynb #4f6fc2a1
+def read_frame(
+    path,            # any file of polygons that GDAL reads
+    layer: str = None# the layer to prefer, where a file has several; its first by default
+): # `geopandas.GeoDataFrame`
+    "The rows of a file that have a geometry; `SceneError` where it cannot be read"
+    gpd = frames()
+    import pyogrio
+    if not Path(path).exists(): raise SceneError(path, 'no such file')
+    try:
+        names = gpd.list_layers(path).name.tolist()
+        frame = gpd.read_file(path, engine='pyogrio', layer=layer if layer in names else names[0] if names else None)
+        return frame[frame.geometry.notna() & ~frame.geometry.is_empty]
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, AttributeError, ValueError) as e:
+        raise SceneError(path, f'neither a file of polygons nor a raster ({" ".join(str(e).split())[:80]})') from None
+
+# %% ../../nbs/70_scene.grid.ipynb #f2c0f007
+def around_180(
+    shape # shapely polygon in degrees
+):
+    "A polygon that goes more than half around the Earth is one across the 180th meridian, whose eastern half was given negative longitudes"
+    import shapely
+    west, _, east, _ = shape.bounds
+    return shapely.transform(shape, lambda o: np.stack([o[:, 0] % 360, o[:, 1]], 1)) if east - west > 180 else shape
+
+def on_grid(
+    shapes,    # `geopandas.GeoSeries`
+    grid: Grid,# of the scene
+    path       # where they are from, for messages
+) -> tuple: # their polygons in the grid's coordinates, each under the index of its row; how many rows crossed themselves and were repaired
+    "Polygons in the CRS of a scene; `SceneError` where there are none or they have no CRS"
+    only = lambda o: o[o.geom_type == 'Polygon']
+    shapes = only(shapes.explode()).force_2d()
+    if not len(shapes): raise SceneError(path, 'holds no polygons')
+    if shapes.crs is None: raise SceneError(path, 'has no coordinate reference system')
+    if shapes.crs.is_geographic: shapes = shapes.apply(around_180)
+    crossed = shapes.index[~shapes.is_valid].nunique()
+    if crossed: shapes = only(shapes.make_valid().explode().explode())
+    shapes = shapes.to_crs(grid.crs)
+    if grid.geographic: shapes = pd.concat([shapes.translate(k) for k in (0, 360, -360)])
+    return shapes, crossed
+
+# %% ../../nbs/70_scene.grid.ipynb #6201758e
+class Shapes:
+    "Polygons on the grid of a scene; `SceneError` where none of them touches it"
+    def __init__(self,
+        path,       # any file of polygons that GDAL reads
+        grid: Grid, # of the scene
+        touched: bool = True, # every pixel that a polygon touches; otherwise those whose centre lies in one
+        shapes = None # `geopandas.GeoSeries`, where they are at hand
+    ):
+        self.grid, self.touched = grid, touched
+        shapes, self.repaired = on_grid(read_frame(path).geometry if shapes is None else shapes, grid, path)
+        self.all, shapes = shapes.index.nunique(), shapes[np.isfinite(shapes.bounds).all(axis=1)]
+        inner = grid.part(.01, .01, grid.height - .02, grid.width - .02) # a shared edge does not count
+        self.shapes = shapes.iloc[shapes.sindex.query(inner.outline)]
+        self.near = self.shapes.index.nunique()
+        if not self.near: raise SceneError(path, 'does not touch the scene')
+
+    def __call__(self,
+        *at # first row, first column, rows and columns of a window
+    ) -> np.ndarray: # `(height, width)` bool
+        "Which pixels of a window lie in a polygon"
+        window = self.grid.part(*at)
+        here = self.shapes.iloc[self.shapes.sindex.query(window.outline)]
+        if not len(here): return np.zeros(window.shape, bool)
+        return geo().features.rasterize(here, window.shape, transform=window.affine, all_touched=self.touched, dtype='uint8') > 0
+
+# %% ../../nbs/70_scene.grid.ipynb #3f8f28c4
+class Mask:
+    "Pixels to be left out: those of a raster that are not 0, or that polygons touch; `SceneError` where it cannot be used"
+    def __init__(self,
+        path,      # a raster of any grid, or any file of polygons
+        grid: Grid # of the scene
+    ):
+        self.path, self.vrts, self.shapes, rio = Path(path), [], None, geo()
+        try: src = open_raster(path)
+        except SceneError:
+            self.shapes = Shapes(path, grid)
+            return
+        if src.crs is None: raise SceneError(path, 'has no coordinate reference system')
+        if src.count != 1: raise SceneError(path, f'has {src.count} bands: a mask has one, 0 where a pixel counts')
+        touches = lambda o, n: o.min() < n and o.max() > 0
+        turns = [k for k, (col, row) in lattice(src, grid).items() if touches(col, src.width) and touches(row, src.height)]
+        if not turns: raise SceneError(path, 'does not touch the scene')
+        kw = dict(grid.profile, resampling=rio.enums.Resampling.nearest, tolerance=.01, src_nodata=None, nodata=None)
+        self.vrts = [rio.vrt.WarpedVRT(src, src_transform=rio.Affine.translation(-k, 0) * src.transform, **kw) for k in turns]
+        values = np.unique(self.vrts[0].read(1, out_shape=tuple(min(o, 512) for o in grid.shape)))
+        if (values != 0).sum() > 1:
+            some = f'holds {len(values)} values, such as {values[0]:g} and {values[-1]:g}'
+            raise SceneError(path, f'{some}: a mask has 0 where a pixel counts and one other where it does not')
+
+    def __call__(self,
+        *at # first row, first column, rows and columns of a window
+    ) -> np.ndarray: # `(height, width)` bool
+        "Which pixels of a window are to be left out; `SceneError` where a block of the file is corrupt"
+        if self.shapes: return self.shapes(*at)
+        rio, (row, col, height, width) = geo(), at
+        try: return np.any([o.read(1, window=rio.windows.Window(col, row, width, height)) != 0 for o in self.vrts], 0)
+        except rio.errors.RasterioError as e: raise SceneError(self.path, f'cannot be read ({str(e).splitlines()[0]})') from None

@@ -1,4 +1,4 @@
-"""Cloud-Optimised GeoTIFFs, polygons with their areas, and a quicklook, made strip by strip
+"""Finished strips as files, so that a killed run continues; from them Cloud-Optimised GeoTIFFs, polygons with their areas, and a quicklook
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.layers.html.md"""
 
@@ -8,13 +8,130 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.layers.html.md"""
 __all__ = []
 
 # %% ../../nbs/79_scene.layers.ipynb #cc060d50
-import struct
+import json
+from contextlib import nullcontext
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
-from ..core.base import InputError, atomic_path
+from fastcore.basics import patch
+from ..core.base import InputError, atomic_path, write_json, with_bar
 from ..data.bands import IGNORE
-from .grid import Grid, PixelSize, geo
+from ..predict.crf import CRFParams, banded_crfs, crf_pool
+from .grid import Grid, PixelSize, frames, geo
+from .reader import Scene
+from .windows import Predictor, Windows, answers, blend, dask_answers, first_needed, read_windows
+
+# %% ../../nbs/79_scene.layers.ipynb #a1fb043a
+class Strips:
+    "The finished strips of a map in a folder"
+    def __init__(self,
+        folder,     # where they are
+        cut: Windows,   # of the scene
+        name: str   # such as 'net' or 'crf'
+    ): self.folder, self.cut, self.name = Path(folder), cut, name
+
+    def path(self, i): return self.folder/f'{self.name}_{i:05d}.npy'
+    def strip(self, i): return np.load(self.path(i), allow_pickle=False)
+    def write(self, i, strip):
+        with atomic_path(self.path(i)) as tmp: np.save(tmp, strip)
+
+    def __iter__(self):
+        "First row and strip, from top to bottom"
+        for i in range(len(self.cut.tops)): yield self.cut.rows(i)[0], self.strip(i)
+
+# %% ../../nbs/79_scene.layers.ipynb #5ece79c3
+@patch(as_prop=True)
+def done(self:Strips) -> int:
+    "How many strips are finished, from the top on without a gap"
+    return next((i for i in range(len(self.cut.tops)) if not self.path(i).is_file()), len(self.cut.tops))
+
+@patch
+def read(self:Strips,
+    first: int, # row of the scene
+    last: int   # row after the last
+) -> np.ndarray: # `(layers, last - first, width)`
+    "Rows of the map"
+    rows = [(i, *self.cut.rows(i)) for i in range(len(self.cut.tops))]
+    return np.concatenate([self.strip(i)[:, max(first - a, 0):last - a] for i, a, b in rows if a < last and b > first], 1)
+
+# %% ../../nbs/79_scene.layers.ipynb #b6a1c3be
+def begin(
+    folder,   # for the strips
+    job: dict # what decides the map
+):
+    "Make the folder of a job, or continue it; `InputError` where it holds strips of another one"
+    path = Path(folder)/'job.json'
+    job = json.loads(json.dumps(job))
+    if path.is_file():
+        try: was = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError: was = None
+        if not isinstance(was, dict): raise InputError(path, 'is damaged; remove the folder and begin again')
+        if (odd := [k for k in job.keys() | was.keys() if job.get(k) != was.get(k)]):
+            fault = f'holds an unfinished map of other settings ({" ".join(sorted(odd))}): finish it with those, or remove it'
+            raise InputError(folder, fault)
+        return
+    write_json(path, job)
+
+# %% ../../nbs/79_scene.layers.ipynb #63abcdb0
+def net_strips(
+    predictor: Predictor,# of the job
+    folder,              # for the strips
+    client = None,       # of Dask; without one the work is done here
+    progress: bool = True# show a bar
+) -> Strips:
+    "Every strip of the model's map that is not finished yet"
+    cut, out = predictor.cut, Strips(folder, predictor.cut, 'net')
+    first = out.done
+    if first == len(cut.tops): return out
+    start = first_needed(cut, first)
+    todo = [n for n, (i, _) in enumerate(predictor.jobs) if i >= start]
+    come = iter(with_bar(todo, progress, 'mapping'))
+    done = dask_answers(client, predictor, todo) if client else answers(predictor, todo)
+    def found(i):
+        for _ in cut.batches(i):
+            next(come)
+            js, res = next(done)
+            yield from ((j, res[:, k]) for k, j in enumerate(js))
+    for i, strip in blend(cut, predictor.layers, found, first): out.write(i, strip)
+    next(come, None)
+    return out
+
+# %% ../../nbs/79_scene.layers.ipynb #f5b95507
+def crf_windows(
+    scene: Scene,      # from which the guide is made
+    net: Strips,       # the model's strips
+    i: int,            # row of windows
+    params: CRFParams, # of the CRF
+    pool = None,       # of `crf_pool`
+    backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
+): # yields position and `(1, size, size)` probability of landslide, NaN in holes
+    "The windows of a row after the CRF, a batch at a time"
+    cut, guide = net.cut, scene.reads.at(list(params.guide_bands or scene.reads.rgb))
+    prob = np.nan_to_num(net.read(cut.tops[i], min(cut.tops[i] + cut.size, cut.height))[0])
+    prob = np.pad(prob, [(0, max(cut.size - o, 0)) for o in prob.shape], mode='symmetric')
+    for js in cut.batches(i):
+        found = [(j, x[guide], ok) for j, x, ok in read_windows(scene, cut, i, js)]
+        if not found: continue
+        js, guides, oks = zip(*found)
+        res = banded_crfs([prob[:, cut.lefts[j]:cut.lefts[j] + cut.size] for j in js], list(guides), params, pool, backend)
+        yield from ((j, np.where(ok, r, np.float32(np.nan))[None]) for j, ok, r in zip(js, oks, res))
+
+# %% ../../nbs/79_scene.layers.ipynb #3bfde1ec
+def crf_strips(
+    scene: Scene,      # from which the guide is made
+    net: Strips,       # the model's strips
+    params: CRFParams = CRFParams(), # of the CRF
+    progress: bool = True,# show a bar
+    backend: str = None# which CRF, see `landslide_nb.predict.crf.crf_backend`
+) -> Strips:
+    "Every strip of the CRF's map that is not finished yet, on all cores or on the device"
+    cut, out = net.cut, Strips(net.folder, net.cut, 'crf')
+    first = out.done
+    if first == len(cut.tops): return out
+    with nullcontext() if backend == 'torch' else crf_pool() as pool: # torch takes a batch of windows in one go
+        strips = blend(cut, 1, lambda i: crf_windows(scene, net, i, params, pool, backend), first)
+        for _ in with_bar(range(first, len(cut.tops)), progress, 'CRF'): out.write(*next(strips))
+    return out
 
 # %% ../../nbs/79_scene.layers.ipynb #d9129d92
 def tiled(
@@ -51,49 +168,24 @@ def write_cog(
                         overview_resampling=resampling, bigtiff='if_safer', num_threads='all_cpus')
     return Path(path)
 
-# %% ../../nbs/79_scene.layers.ipynb #ddaa5f1b
-def polygon(
-    rings: list # `(n, 2)` corners, the outer ring first
-) -> dict:
-    "GeoJSON"
-    return dict(type='Polygon', coordinates=[o.tolist() for o in rings])
-
-def wkb(
-    rings: list # `(n, 2)` corners, the outer ring first
-) -> bytes:
-    "A polygon as well-known binary"
-    return struct.pack('<BII', 1, 3, len(rings)) + b''.join(struct.pack('<I', len(r)) + r.astype('<f8').tobytes() for r in rings)
-
-# %% ../../nbs/79_scene.layers.ipynb #5d9fb1b9
-def pixel_rows(
-    rings: list, # `(n, 2)` corners of a polygon, the outer ring first
-    grid: Grid   # of the scene
-) -> tuple: # first row, and the one after the last
-    "The rows of pixels that a polygon of pixel outlines lies in"
-    d, e, f = tuple(~grid.affine)[3:6]
-    rows = np.rint(d*rings[0][:, 0] + e*rings[0][:, 1] + f)
-    return int(rows.min()), int(rows.max())
-
 # %% ../../nbs/79_scene.layers.ipynb #3c69d2a2
 def zones(
-    found: list,    # polygons, each a list of rings, none over another
+    shapes,         # `geopandas.GeoSeries` of polygons, none over another
     grid: Grid,     # of the scene
     layers: list,   # open rasters on the grid
     step: int = 128 # rows at a time
-) -> np.ndarray: # `(1 + len(layers), len(found))`: area in square metres, and the mean of each layer
-    "What lies within each polygon, a strip of the scene at a time"
+) -> np.ndarray: # `(1 + len(layers), len(shapes))`: area in square metres, and the mean of each layer
+    "Area and means of polygons, a strip of the scene at a time"
     rio, size, w = geo(), PixelSize(grid), grid.width
-    n, sums = np.zeros(len(found) + 1), np.zeros((1 + len(layers), len(found) + 1))
-    ends = np.array([pixel_rows(o, grid) for o in found]).reshape(-1, 2)
+    n, sums = np.zeros(len(shapes) + 1), np.zeros((1 + len(layers), len(shapes) + 1))
     for r in range(0, grid.height, step):
         h = min(step, grid.height - r)
-        here = np.flatnonzero((ends[:, 0] < r + h) & (ends[:, 1] > r))
+        strip = grid.part(r, 0, h, w)
+        here = shapes.sindex.query(strip.outline)
         if not len(here): continue
-        corner = rio.Affine(*grid.transform[:2], grid.xy(r, 0)[0], *grid.transform[3:5], grid.xy(r, 0)[1])
-        label = rio.features.rasterize(((polygon(found[i]), int(i) + 1) for i in here), (h, w), transform=corner, dtype='int32')
+        label = rio.features.rasterize(zip(shapes.iloc[here], (here + 1).tolist()), (h, w), transform=strip.affine, dtype='int32')
         inside = label > 0
-        label = label[inside]
-        count = lambda v: np.bincount(label, v, minlength=len(n))
+        count = lambda v: np.bincount(label[inside], v, minlength=len(n))
         n += count(None)
         sums[0] += count(size(np.arange(r, r + h), np.arange(w)).prod(0)[inside])
         for k, o in enumerate(layers, 1): sums[k] += count(o.read(1, window=rio.windows.Window(0, r, w, h))[inside])
@@ -105,46 +197,31 @@ def find_polygons(
     layers: dict,# raster files on the same grid by name, such as 'probability'
     grid: Grid,  # of the scene
     min_area: float = 0 # square metres: smaller ones are left out
-) -> tuple: # list of polygons, each a list of rings `(n, 2)` in the grid's CRS; a dict of columns: area_m2 and mean_NAME
-    "The landslides of a map"
-    rio = geo()
+): # `geopandas.GeoDataFrame` in the grid's CRS with the columns area_m2 and mean_NAME
+    "The landslides of a map as polygons"
+    rio, gpd = geo(), frames()
+    from shapely.geometry import shape
     with rio.open(mask) as m:
-        shapes = rio.features.shapes(rio.band(m, 1), mask=rio.band(m, 1), connectivity=4, transform=m.transform)
-        found = [[np.array(o) for o in g['coordinates']] for g, value in shapes if value == 1]
+        found = rio.features.shapes(rio.band(m, 1), mask=rio.band(m, 1), connectivity=4, transform=m.transform)
+        shapes = gpd.GeoSeries([shape(o) for o, value in found if value == 1], crs=grid.crs)
     opened = [rio.open(o) for o in layers.values()]
-    cols = zones(found, grid, opened)
+    columns = dict(zip(('area_m2', *(f'mean_{k}' for k in layers)), zones(shapes, grid, opened)))
     for o in opened: o.close()
-    keep = cols[0] >= min_area
-    return [o for o, k in zip(found, keep) if k], dict(zip(('area_m2', *(f'mean_{k}' for k in layers)), cols[:, keep]))
+    frame = gpd.GeoDataFrame(columns, geometry=shapes)
+    return frame[frame['area_m2'] >= min_area].reset_index(drop=True)
 
 # %% ../../nbs/79_scene.layers.ipynb #c6b661a7
 def write_polygons(
-    path,           # `.gpkg`, in the scene's CRS, or `.geojson`, in longitude and latitude as its standard says
-    found: list,    # polygons, each a list of rings `(n, 2)`
-    columns: dict,  # arrays by name
-    crs: str        # of the polygons, as WKT
+    path, # `.gpkg`, in the polygons' CRS, or `.geojson`, in longitude and latitude as its standard says
+    frame # `geopandas.GeoDataFrame` of landslides
 ) -> Path:
     "Write landslides as GeoPackage or GeoJSON, atomically"
-    try: from pyogrio.raw import write
-    except ImportError as e: raise InputError('pyogrio', f"polygons need it ({e}): pip install 'landslide_nb[geo]'") from None
-    path = Path(path)
-    form = dict(driver='GeoJSON', geometry_type='Unknown', RFC7946='YES') if path.suffix == '.geojson' else dict(driver='GPKG', geometry_type='Polygon')
+    form = dict(driver='GPKG', geometry_type='Polygon')
+    if Path(path).suffix == '.geojson': form = dict(driver='GeoJSON', geometry_type='Unknown', RFC7946='YES')
     with atomic_path(path) as tmp:
         tmp.unlink()
-        write(tmp, np.array([wkb(g) for g in found] + [None], dtype=object)[:-1], [np.asarray(v) for v in columns.values()], list(columns),
-              layer='landslides', crs=crs, **form)
-    return path
-
-# %% ../../nbs/79_scene.layers.ipynb #52e70f0b
-def polygon_frame(
-    found: list,    # polygons, each a list of rings `(n, 2)`
-    columns: dict,  # arrays by name
-    crs: str        # of the polygons, as WKT
-): # `geopandas.GeoDataFrame`
-    "Landslides as a table with their outlines"
-    try: import geopandas, shapely
-    except ImportError as e: raise InputError('geopandas', f"polygons in a table need it ({e}): pip install 'landslide_nb[geo]'") from None
-    return geopandas.GeoDataFrame(columns, geometry=shapely.from_wkb([wkb(o) for o in found]), crs=crs)
+        frame.to_file(tmp, layer='landslides', engine='pyogrio', index=False, **form)
+    return Path(path)
 
 # %% ../../nbs/79_scene.layers.ipynb #10848d22
 def write_quicklook(

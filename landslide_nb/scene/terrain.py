@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .grid import Grid, PixelSize, SceneError, geo, open_raster, thinned, transformed
+from .grid import Grid, PixelSize, SceneError, geo, lattice, open_raster, thinned
 
 # %% ../../nbs/71_scene.terrain.ipynb #c47164b2
 def horn_slope(
@@ -28,55 +28,38 @@ def horn_slope(
     return np.degrees(np.arctan(np.hypot(p, q)))
 
 # %% ../../nbs/71_scene.terrain.ipynb #38e1f479
-def lattice(
-    src,       # open raster
-    grid: Grid # of the scene
-) -> dict: # turn: column and row in the file, of 33 x 33 points of the scene
-    "Where a scene would lie in a raster; one in degrees may be a turn of 360 away, east or west"
-    r, c = np.meshgrid(*(np.linspace(0, o, 33) for o in grid.shape), indexing='ij')
-    x, y = grid.xy(r.ravel(), c.ravel())
-    if src.crs != geo().crs.CRS.from_wkt(grid.crs): x, y = transformed(grid.crs, src.crs, x, y)
-    a, b, c, d, e, f = tuple(~src.transform)[:6]
-    return {k: (a*(x + k) + b*y + c, d*(x + k) + e*y + f) for k in ((0, 360, -360) if src.crs.is_geographic else (0,))}
-
-def within(
-    src,      # open raster
-    col, row  # of points, in its pixels
-) -> np.ndarray: # bool
-    "Which points lie in a raster, to one of its pixels"
-    return (col > -1) & (col < src.width + 1) & (row > -1) & (row < src.height + 1)
-
 def check_covers(
     src,       # open elevation model
     grid: Grid # of the scene
 ) -> dict: # as `lattice`, without turns that meet no point of the scene
     "`SceneError` where the elevation model does not reach as far as the scene"
     if src.crs is None: raise SceneError(src.name, 'has no coordinate reference system')
-    res = {k: o for k, o in lattice(src, grid).items() if within(src, *o).any()}
-    inside = np.any([within(src, *o) for o in res.values()], 0) if res else np.zeros(1)
+    within = lambda col, row: (col > -1) & (col < src.width + 1) & (row > -1) & (row < src.height + 1)
+    res = {k: o for k, o in lattice(src, grid).items() if within(*o).any()}
+    inside = np.any([within(*o) for o in res.values()], 0) if res else np.zeros(1)
     if not inside.all(): raise SceneError(src.name, f'the elevation model covers {np.floor(100*inside.mean()):.0f} % of the scene')
     return res
 
 # %% ../../nbs/71_scene.terrain.ipynb #4413ac1b
-LOWEST, HIGHEST = -500, 9000 # metres: the shore of the Dead Sea and the Everest lie between
+LOWEST, HIGHEST = -500, 9000 # metres: below the shore of the Dead Sea, above Everest
 FOOT, SURVEY_FOOT = .3048, 1200/3937
-LENGTHS = {'m': 1., 'metre': 1., 'metres': 1., 'meter': 1., 'meters': 1., 'ft': FOOT, 'foot': FOOT, 'feet': FOOT, 'usft': SURVEY_FOOT, 'ftus': SURVEY_FOOT,
-           'ussurveyfoot': SURVEY_FOOT, 'ussurveyfeet': SURVEY_FOOT, 'footus': SURVEY_FOOT, 'dm': .1, 'decimetre': .1, 'decimeter': .1, 'cm': .01, 'centimetre': .01,
-           'centimeter': .01, 'mm': .001, 'millimetre': .001, 'millimeter': .001, 'km': 1000.}
+UNITS = {1.: 'm metre metres meter meters', FOOT: 'ft foot feet', SURVEY_FOOT: 'usft ftus ussurveyfoot ussurveyfeet footus',
+         .1: 'dm decimetre decimeter', .01: 'cm centimetre centimeter', .001: 'mm millimetre millimeter', 1000.: 'km'}
+LENGTHS = {name: metres for metres, names in UNITS.items() for name in names.split()}
 
 def metres_per_unit(
     src # open elevation model
 ) -> tuple: # metres; a line where it is not 1 or had to be guessed, None otherwise
-    "What a number of the file is in metres, by the unit of its band, its tags, its description or the vertical part of its coordinate reference system"
-    tags = {re.sub('[^a-z]', '', k.lower()): v for k, v in {**src.tags(), **src.tags(1)}.items()}
-    said = [src.units[0], *(tags.get(o) for o in ('units', 'unit', 'unittype', 'zunits', 'zunit', 'verticalunits', 'verticalunit', 'elevationunit'))]
-    said += re.findall(r'[\[(]\s*([A-Za-z _-]{1,16}?)\s*[\])]', src.descriptions[0] or '')
-    words = [re.sub('[^a-z]', '', o.lower()) for o in said if o]
-    known = [LENGTHS[o] for o in words if o in LENGTHS]
-    up = re.search(r'VERT_?(?:CS|CRS)\[.*?(?:LENGTH)?UNIT\["[^"]*",\s*([0-9.eE+-]+)', src.crs.to_wkt() if src.crs else '')
-    if up: known.append(float(up[1]))
+    "A number of the file in metres, by the unit of its band, its tags, its description or the vertical part of its coordinate reference system"
+    from pyproj import CRS
+    plain = lambda o: re.sub('[^a-z]', '', o.lower())
+    tags = {plain(k): v for k, v in {**src.tags(), **src.tags(1)}.items()}
+    stated = [src.units[0], *map(tags.get, 'units unit unittype zunits zunit verticalunits verticalunit elevationunit'.split())]
+    stated += re.findall(r'[\[(]\s*([A-Za-z _-]{1,16}?)\s*[\])]', src.descriptions[0] or '')
+    known = [LENGTHS[plain(o)] for o in stated if o and plain(o) in LENGTHS]
+    known += [o.unit_conversion_factor for o in CRS(src.crs.to_wkt()).axis_info[2:]] if src.crs else []
     if known: return known[0], None if known[0] == 1 else f'its heights are turned into metres, {known[0]:.6g} each'
-    return 1., f'its unit {said[0]!r} is not known: metres are assumed' if said[0] else None
+    return 1., f'its unit {stated[0]!r} is not known: metres are assumed' if stated[0] else None
 
 def check_kind(
     src # open elevation model
@@ -84,7 +67,8 @@ def check_kind(
     "`SceneError` for what cannot be heights: several bands, eight bits"
     n = src.count - (src.colorinterp[-1] == geo().enums.ColorInterp.alpha)
     if n != 1: raise SceneError(src.name, f'has {n} bands: an elevation model has one')
-    if np.dtype(src.dtypes[0]).itemsize == 1 or np.dtype(src.dtypes[0]).kind == 'c': raise SceneError(src.name, f'holds {src.dtypes[0]}: a picture of heights, not heights')
+    kind = np.dtype(src.dtypes[0])
+    if kind.itemsize == 1 or kind.kind == 'c': raise SceneError(src.name, f'holds {kind}: a picture of heights, not heights')
 
 # %% ../../nbs/71_scene.terrain.ipynb #717c1298
 class Elevation:
@@ -121,15 +105,14 @@ def find_voids(self:Elevation,
 
 @patch
 def on_grid(self:Elevation,
-    turn: float, # degrees to the east at which the file lies of the scene
+    turn: float, # degrees of longitude by which the file lies east of the scene
     void = None  # undeclared number of its voids
 ): # open dataset, `ring` pixels larger than the scene on each side
     "The file on the scene's grid"
-    rio, r = geo(), self.ring
-    (a, b, _, d, e, _), (x, y) = self.grid.transform, self.grid.xy(-r, -r)
+    rio, r, (h, w) = geo(), self.ring, self.grid.shape
     at = dict(src_transform=rio.Affine.translation(-turn, 0) * self.src.transform) if turn else {}
-    return rio.vrt.WarpedVRT(self.src, crs=self.grid.crs, transform=rio.Affine(a, b, x, d, e, y), height=self.grid.height + 2*r, width=self.grid.width + 2*r,
-                             resampling=rio.enums.Resampling.cubic, dtype='float32', nodata=np.nan, tolerance=.01, **({} if void is None else dict(src_nodata=void)), **at)
+    return rio.vrt.WarpedVRT(self.src, **self.grid.part(-r, -r, h + 2*r, w + 2*r).profile, resampling=rio.enums.Resampling.cubic, dtype='float32',
+                             nodata=np.nan, tolerance=.01, **({} if void is None else dict(src_nodata=void)), **at)
 
 # %% ../../nbs/71_scene.terrain.ipynb #4a6569ab
 def carry_on(
@@ -139,7 +122,7 @@ def carry_on(
     left: bool,    # the first column
     right: bool    # the last column
 ) -> np.ndarray:
-    "Where an outermost row or column is not known, the two beside it carried on straight"
+    "Where an outermost row or column is not known, the two beside it are extended linearly"
     for a, first, last in ((z, top, bottom), (z.T, left, right)):
         for at_end, i, j, k in ((first, 0, 1, 2), (last, -1, -2, -3)):
             if at_end: a[i] = np.where(np.isnan(a[i]), 2*a[j] - a[k], a[i])
@@ -163,7 +146,8 @@ def heights(self:Elevation,
     if (bad := (z < LOWEST) | (z > HIGHEST)).any():
         from scipy.ndimage import maximum_filter
         z[maximum_filter(bad, 2*r - 1)] = np.nan
-    return carry_on(z[r - 1:len(z) - r + 1, r - 1:z.shape[1] - r + 1], row == 0, row + height == self.grid.height, col == 0, col + width == self.grid.width)
+    edges = row == 0, row + height == self.grid.height, col == 0, col + width == self.grid.width
+    return carry_on(z[r - 1:len(z) - r + 1, r - 1:z.shape[1] - r + 1], *edges)
 
 # %% ../../nbs/71_scene.terrain.ipynb #d84b3189
 @patch
@@ -182,16 +166,17 @@ def __call__(self:Elevation,
 # %% ../../nbs/71_scene.terrain.ipynb #1e1c6309
 @patch
 def check(self:Elevation,
-    force: bool = False # go on with slopes that no landscape has
-) -> list: # of lines that a person should know
-    "Look at some places of the scene; `SceneError` where there are no heights at all, or slopes that no landscape has"
+    force: bool = False # skip the plausibility check of slopes
+) -> list: # of lines for the user
+    "Check some places of the scene; `SceneError` where there are no heights at all, or slopes that no landscape has"
     k, (h, w) = 32, self.grid.shape
-    z = np.concatenate([self(int(r), int(c), min(k, h), min(k, w)).reshape(2, -1) for r in np.linspace(0, max(h - k, 0), 5) for c in np.linspace(0, max(w - k, 0), 5)], 1)
-    if not (real := np.isfinite(z[0])).any(): raise SceneError(self.path, 'has no heights where the scene is, wherever it was looked at')
+    rows, cols = (np.linspace(0, max(o - k, 0), 5).astype(int).tolist() for o in (h, w))
+    z = np.concatenate([self(r, c, min(k, h), min(k, w)).reshape(2, -1) for r in rows for c in cols], 1)
+    if not (real := np.isfinite(z[0])).any(): raise SceneError(self.path, 'has no heights where the scene is, wherever it was sampled')
     steep, lines = np.median(z[0, real]), []
     if steep > 33:
         fault = f'half of the ground would be steeper than {steep:.0f}°: heights in feet, or another unit that is not declared?'
         if steep > 45 and not force: raise SceneError(self.path, f'{fault} (--force goes on all the same)')
         lines.append(fault)
-    if np.ptp(z[1, real]) == 0: lines.append(f'the elevation model is {z[1, real][0]:g} m wherever it was looked at')
+    if np.ptp(z[1, real]) == 0: lines.append(f'the elevation model is {z[1, real][0]:g} m wherever it was sampled')
     return [*self.notes, *lines]

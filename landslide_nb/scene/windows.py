@@ -1,4 +1,4 @@
-"""A scene cut into overlapping windows, each asked of the model, and blended without seams
+"""A scene in overlapping windows, each through the model, here or on a Dask cluster, and blended without seams
 
 Docs: https://landslide-nb.github.io/landslide_nb/scene.windows.html.md"""
 
@@ -8,28 +8,48 @@ Docs: https://landslide-nb.github.io/landslide_nb/scene.windows.html.md"""
 __all__ = []
 
 # %% ../../nbs/77_scene.windows.ipynb #851a0f6e
-import hashlib, os, time
+import hashlib, json, os, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
 from ..core.base import InputError
-from ..data.bands import PATCH
-from ..model.files import ModelError, load_for_patches, model_folder
+from ..data.bands import PATCH, Bands
+from ..model.files import ModelError, load_for_patches, model_folder, read_model_json
 from ..model.uncertainty import Symmetric
 from ..predict.maps import predict_batch, query_batch
-from .sentinel import Scene
+from .reader import Scene
 
-# %% ../../nbs/77_scene.windows.ipynb #488b50a0
-def starts(
-    n: int,      # pixels of the scene along an axis
-    size: int,   # of a window
-    overlap: int # pixels that two windows share
-) -> list: # first pixel of each window
-    "Where windows begin"
-    return [0] if n <= size else [*range(0, n - size, size - overlap), n - size]
+# %% ../../nbs/77_scene.windows.ipynb #d984bbeb
+@dataclass(frozen=True)
+class Windows:
+    "The windows of a scene, in rows from top to bottom"
+    height: int         # rows of the scene
+    width: int          # columns
+    size: int = PATCH   # pixels of a window
+    overlap: int = 32   # pixels that neighbours share; negative: pixels between them
+    bs: int = 16        # windows a batch
+    whole: bool = False # only full steps from the first pixel on; otherwise the last windows are shifted to end with the scene
+
+    def starts(self, n): # first pixel of each window along an axis of `n` pixels
+        step = self.size - self.overlap
+        if self.whole: return [*range(0, n - self.size + 1, step)]
+        return [0] if n <= self.size else [*range(0, n - self.size, step), n - self.size]
+
+    @property
+    def tops(self): return self.starts(self.height)
+    @property
+    def lefts(self): return self.starts(self.width)
+    @property
+    def corners(self): return [(r, c) for r in self.tops for c in self.lefts] # first row and column of each window
+
+    def check_overlap(self):
+        "`InputError` where the overlap is too small or too large for blending"
+        most = 3 * self.size // 4
+        if not 8 <= self.overlap <= most: raise InputError('--overlap', f'must be from 8, below which seams show, to {most}, not {self.overlap}')
 
 # %% ../../nbs/77_scene.windows.ipynb #c07164fc
 def taper(
@@ -43,46 +63,26 @@ def taper(
     ramp = np.sin(np.pi/2 * np.clip((np.arange(size) + .5 - margin) / (overlap - 2*margin), 0, 1))**2
     return ((1 if first else ramp) * (1 if last else ramp[::-1]) * np.ones(size)).astype(np.float32)
 
-# %% ../../nbs/77_scene.windows.ipynb #d984bbeb
-@dataclass(frozen=True)
-class Cut:
-    "How a scene is cut into windows and those into batches"
-    height: int       # rows of the scene
-    width: int        # columns
-    size: int = PATCH # pixels of a window
-    overlap: int = 32 # pixels that neighbours share
-    bs: int = 16      # windows a batch
-
-    def __post_init__(self):
-        most = 3 * self.size // 4
-        if not 8 <= self.overlap <= most:
-            raise InputError('--overlap', f'must be 8 or more, so that no seam is seen, and at most {most}, not {self.overlap}')
-
-    @property
-    def tops(self): return starts(self.height, self.size, self.overlap)
-    @property
-    def lefts(self): return starts(self.width, self.size, self.overlap)
-
 # %% ../../nbs/77_scene.windows.ipynb #c7f90177
 @patch
-def batches(self:Cut,
+def batches(self:Windows,
     i: int # number of a row of windows
 ) -> list: # of lists of positions in `lefts`
-    "The batches of a row: fixed, whoever asks for them"
+    "The batches of a row of windows"
     n = len(self.lefts)
     return [list(range(a, min(a + self.bs, n))) for a in range(0, n, self.bs)]
 
 @patch
-def rows(self:Cut,
+def rows(self:Windows,
     i: int # number of a row of windows
 ) -> tuple: # first row of the scene, and the one after the last
-    "What is final once row `i` of windows is there"
-    tops = self.tops
-    return tops[i], tops[i + 1] if i + 1 < len(tops) else self.height
+    "The rows of pixels that are final once row `i` of windows is done"
+    tops = [*self.tops, self.height]
+    return tops[i], tops[i + 1]
 
 # %% ../../nbs/77_scene.windows.ipynb #42e48cbe
 @patch
-def weight(self:Cut,
+def weight(self:Windows,
     i: int, # number of a row of windows
     j: int  # position in `lefts`
 ) -> np.ndarray: # `(size, size)`
@@ -92,7 +92,7 @@ def weight(self:Cut,
 
 # %% ../../nbs/77_scene.windows.ipynb #c7f569e5
 def blend(
-    cut: Cut,       # of the scene
+    cut: Windows,       # of the scene
     layers: int,    # maps a window has, such as probability and uncertainty
     windows,        # function of a row's number that yields `(j, (layers, size, size))` for those that are not all holes
     first: int = 0  # row of windows from which strips are wanted
@@ -114,27 +114,27 @@ def blend(
         with np.errstate(invalid='ignore'): yield i, (acc[:layers, :n] / acc[layers, :n])[..., :cut.width]
 
 def first_needed(
-    cut: Cut,  # of the scene
+    cut: Windows,  # of the scene
     first: int # row of windows from which strips are wanted
 ) -> int:
     "The first row of windows that reaches into that strip"
     return next(i for i in range(first + 1) if cut.tops[i] + cut.size > cut.tops[first])
 
 # %% ../../nbs/77_scene.windows.ipynb #a9a8acaf
-def cut_windows(
+def read_windows(
     scene: Scene, # to read from
-    cut: Cut,     # of it
+    cut: Windows, # of it
     i: int,       # row of windows
     js: list      # neighbouring positions in the row
-): # yields position, window `(14, size, size)` in benchmark units, and which pixels are real
-    "Windows that are read in one go"
+): # yields position, window `(C, size, size)` in the units of the model's patches, and which pixels are valid
+    "Those of some windows that have a valid pixel, read in one go"
     s, top, left = cut.size, cut.tops[i], cut.lefts[js[0]]
     x, ok = scene.read(top, left, min(s, cut.height), min(cut.lefts[js[-1]] + s, cut.width) - left)
     pad = [(0, max(s - o, 0)) for o in ok.shape]
     if any(b for _, b in pad): x, ok = np.pad(x, ((0, 0), *pad), mode='symmetric'), np.pad(ok, pad)
     for j in js:
         part = slice(cut.lefts[j] - left, cut.lefts[j] - left + s)
-        yield j, x[:, :, part], ok[:, part]
+        if ok[:, part].any(): yield j, x[:, :, part], ok[:, part]
 
 # %% ../../nbs/77_scene.windows.ipynb #c386e065
 def checksum(
@@ -147,6 +147,12 @@ def checksum(
         except OSError: raise ModelError(model_folder(path)/o, 'no such file') from None
     return h.hexdigest()
 
+def model_bands(
+    path # folder of a saved model, or 'starter'
+) -> Bands:
+    "The bands of a model's patches, for which a scene is read; `ModelError` where its description cannot be read"
+    return read_model_json(model_folder(path)/'model.json').bands
+
 # %% ../../nbs/77_scene.windows.ipynb #ef4b199d
 def fingerprint(
     path # file
@@ -158,33 +164,34 @@ def fingerprint(
 
 # %% ../../nbs/77_scene.windows.ipynb #570e024d
 class Predictor:
-    "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for patches"
+    "The windows of a scene through a model; `ModelError` where it is another model than the job names, or none for these bands"
     def __init__(self,
-        job: dict,   # model, its sha256, arguments of `Scene` and `Cut`, kind of uncertainty or None, passes, drop, seed, amp, device
+        job: dict,   # model, its sha256, arguments of `Scene` and `Windows`, kind of uncertainty or None, passes, drop, seed, amp, device
         scene = None # the scene, where it is open already
     ):
+        self.cut = Windows(**job['cut'])
+        self.cut.check_overlap()
+        self.scene = scene or Scene(**job['scene'])
         self.take(job)
-        self.scene, self.cut = scene or Scene(**job['scene']), Cut(**job['cut'])
         self.jobs = [(i, b) for i in range(len(self.cut.tops)) for b in self.cut.batches(i)]
         self.layers, self.inside = 1 + bool(job['uncertainty']), 0.
 
     def take(self,
         job: dict # like the one before but for the model
     ):
-        "Ask the model that the job names"
+        "Load the model that the job names"
         if checksum(job['model']) != job['sha256']: raise ModelError(job['model'], 'is not the model this map was begun with')
-        self.job = job
-        self.model = load_for_patches(job['model'], job['device'])[0]
+        self.job, (self.model, _) = job, load_for_patches(job['model'], job['device'], self.scene.reads)
         if job.get('symmetries'): self.model = Symmetric(self.model)
 
 # %% ../../nbs/77_scene.windows.ipynb #478ed069
 @patch
 def gather(self:Predictor,
     n: int # number of the batch
-) -> tuple: # positions of the windows; the windows `(B, 14, size, size)` float32; which pixels are real
+) -> tuple: # positions of the windows; the windows `(B, C, size, size)` float32; which pixels are valid
     "The windows of a batch that are not all holes"
     i, js = self.jobs[n]
-    found = [o for o in cut_windows(self.scene, self.cut, i, js) if o[2].any()]
+    found = list(read_windows(self.scene, self.cut, i, js))
     if not found: return [], None, None
     js, xs, oks = zip(*found)
     return list(js), np.stack(xs), np.stack(oks)
@@ -193,10 +200,10 @@ def gather(self:Predictor,
 @patch
 def forward(self:Predictor,
     n: int, # number of the batch
-    x,      # `(B, 14, size, size)` float32, scaled; or None
-    ok      # `(B, size, size)` which pixels are real
-) -> np.ndarray: # `(layers, B, size, size)` float32: probability and, where asked, uncertainty; NaN in holes
-    "What the model says of a batch"
+    x,      # `(B, C, size, size)` float32, or None
+    ok      # `(B, size, size)` which pixels are valid
+) -> np.ndarray: # `(layers, B, size, size)` float32: probability and, where wanted, uncertainty; NaN in holes
+    "The predictions for a batch"
     if x is None: return np.zeros((self.layers, 0, self.cut.size, self.cut.size), np.float32)
     o, start = self.job, time.perf_counter()
     x = torch.from_numpy(x).to(o['device'])
@@ -209,15 +216,15 @@ def forward(self:Predictor,
 def __call__(self:Predictor,
     n: int # number of the batch
 ) -> tuple:
-    "Positions of the windows of a batch and what the model says of them"
+    "Positions of the windows of a batch, and their predictions"
     js, *loaded = self.gather(n)
     return js, self.forward(n, *loaded)
 
 # %% ../../nbs/77_scene.windows.ipynb #1bf0717e
 def answers(
-    predictor: Predictor, # asks
+    predictor: Predictor, # of the job
     numbers               # of batches
-): # yields what `predictor` says of each, in order
+): # yields the predictions of each, in order
     "The batches one after the other; the next one is read while the model works on this one"
     numbers = list(numbers)
     with ThreadPoolExecutor(1) as reader:
@@ -226,3 +233,55 @@ def answers(
             js, *loaded = ahead.result()
             if k + 1 < len(numbers): ahead = reader.submit(predictor.gather, numbers[k + 1])
             yield js, predictor.forward(n, *loaded)
+
+# %% ../../nbs/77_scene.windows.ipynb #924cbb3c
+@lru_cache(2)
+def kept_predictor(job): return Predictor(json.loads(job)) # of a job as JSON, made once a process
+
+def answer(
+    job: str, # as JSON
+    n: int    # number of the batch
+) -> tuple: # positions of the windows, their predictions, seconds inside the model
+    "A batch of a job as a task"
+    p = kept_predictor(job)
+    before = p.inside
+    return *p(n), p.inside - before
+
+# %% ../../nbs/77_scene.windows.ipynb #c067b819
+def dask_client(
+    address: str,    # of a scheduler, or 'local' for processes on this machine
+    workers: int = 2 # processes, where they are started here
+): # a client, to be closed with `close_client`
+    "A Dask client; `InputError` where Dask is missing or no scheduler answers"
+    try: from distributed import Client, LocalCluster
+    except ImportError as e: raise InputError('--dask', f"Dask is not installed ({e}): pip install 'landslide_nb[dask]'") from None
+    if address != 'local':
+        try: return Client(address, timeout=5)
+        except (OSError, ValueError, TimeoutError) as e:
+            raise InputError(f'--dask {address}', f'no scheduler answers ({(str(e) or type(e).__name__).splitlines()[0]})') from None
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+    client = Client(cluster)
+    client.own_cluster = cluster
+    client.run(warnings.filterwarnings, 'ignore', message='.*torch.jit.script.*') # as the commands do here
+    return client
+
+def close_client(client): # what `dask_client` gave; ends the cluster too where it was started here
+    client.close()
+    if hasattr(client, 'own_cluster'): client.own_cluster.close()
+
+# %% ../../nbs/77_scene.windows.ipynb #052e839f
+def dask_answers(
+    client,           # of Dask
+    predictor,        # of the same job; the workers' seconds inside the model are added to its own
+    numbers           # of batches
+): # yields the predictions of each, in order
+    "The batches as tasks, a few more of them under way than there are workers"
+    job, queue, numbers = json.dumps(predictor.job), [], iter(list(numbers))
+    ahead = 2 * max(sum(client.nthreads().values()), 1) + 2
+    while True:
+        while len(queue) < ahead and (n := next(numbers, None)) is not None:
+            queue.append(client.submit(answer, job, n, pure=False, retries=3))
+        if not queue: return
+        js, res, inside = queue.pop(0).result()
+        predictor.inside += inside
+        yield js, res
