@@ -25,10 +25,10 @@ warnings.filterwarnings('ignore')
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 
-from landslide_nb.core.precision import amp_dtype, autocast
-from landslide_nb.data.folders import patch_files
+from landslide_nb.core.base import amp_dtype, autocast
+from landslide_nb.data.files import patch_files
 from landslide_nb.data.synth import LABELLED, synth_patch, write_world
-from landslide_nb.data.store import Split, read_split, pack_data
+from landslide_nb.data.store import Split, pack_data, read_split
 from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment
 from landslide_nb.model.dropout import mc_dropout
@@ -48,7 +48,7 @@ from landslide_nb.look.explorers import explore_adapt, explore_crf, explore_thre
 from landslide_nb.selftrain.callback import SelfTraining, draw_lam, mixed_loss, mixup
 from landslide_nb.train.recipe import DEMO, PAPER
 from landslide_nb.train.loop import nesterov
-from landslide_nb.train.stage import train_stage
+from landslide_nb.train.run import train_stage
 from landslide_nb.scene.explore import MapShell, explore_map
 from landslide_nb.scene.map import map_scene
 from landslide_nb.scene.synthetic import write_scene
@@ -108,7 +108,7 @@ def bench_store(tmp, rows, n=192, times=5):
     torch.empty(31 * 2**20, dtype=torch.uint8)
     s = interleave(7, True, files=lambda: run(loader(0)), workers=lambda: run(loader(2)), memory=lambda: run(gathered(memory)),
                    **{k: partial(lambda o: run(gathered(o)), o) for k, o in stored.items()})
-    what = lambda k: f'the packed store of {len(stored[k]):,} patches ({stored[k].x.map.nbytes/1e9:.1f} GB)'
+    what = lambda k: f'the packed store of {len(stored[k]):,} patches ({stored[k].x.parts[0].nbytes/1e9:.1f} GB)'
     for a, b, one, more in (('files', 'store', 'one process', ''), ('workers', 'store', 'two workers', ''),
                             ('files', 'large', 'one process', ', too large to stay mapped, so that its pages are given back and found again'),
                             ('files', 'half', 'one process', ', in half precision')):
@@ -377,7 +377,6 @@ def grow(kind, n, folder):
 # What landslide-pack does, in a process that imports no more than the command
 PACK = '''
 import sys, time
-from landslide_nb.data.store import pack_data
 peak = lambda: next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM'))
 before, start = peak(), time.perf_counter()
 pack_data(*sys.argv[1:], progress=False)

@@ -7,7 +7,6 @@ import argparse
 import tempfile
 import time
 import traceback
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +14,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from landslide_nb.core import precision
 from landslide_nb.core.base import atomic_path
 from landslide_nb.data.store import Split, on_device
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_dl
 from landslide_nb.predict.adapt import region_statistics
-from landslide_nb.train.loop import batch_that_fits, read_metrics
+from landslide_nb.train.loop import read_metrics
 from landslide_nb.train.recipe import PAPER
-from landslide_nb.train.stage import train_stage, trial_step
+from landslide_nb.train.run import batch_that_fits, train_stage, trial_step
 
 OUT = Path(__file__).with_name('GPU.md')
 
@@ -49,15 +47,6 @@ def matrix_rate(dtype, n=8192):
     return 2*n**3 / seconds(lambda: a @ b, 20)
 
 
-@contextmanager
-def in_precision(dtype):
-    "Within the block the library takes this for the precision that is fast"
-    was = precision.amp_dtype
-    precision.amp_dtype = lambda device: dtype
-    try: yield
-    finally: precision.amp_dtype = was
-
-
 def step_flops(stage):
     "Operations of a forward and a backward pass as large as the stage's"
     model = create_segmenter(stage.arch, stage.backbone, zoom=stage.zoom, drop=stage.train_drop).cuda().train()
@@ -65,12 +54,12 @@ def step_flops(stage):
     return counter.get_total_flops()
 
 
-def rate(stage, data, models, n):
+def rate(stage, data, models, n, amp=True):
     "Iterations a second between the first report and the last of a run, memory in GiB, and the model"
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as out:
         stage = replace(stage, iters=n, every=max(n // 4, 1), pretrained=False)
-        model = train_stage(stage, data, models, out, device='cuda', progress=False)
+        model = train_stage(stage, data, models, out, device='cuda', amp=amp, progress=False)
         rows = read_metrics(Path(out)/'metrics.csv')
     its = (rows[-1]['iteration'] - rows[0]['iteration']) / (rows[-1]['seconds'] - rows[0]['seconds'])
     return its, torch.cuda.max_memory_allocated()/2**30, model
@@ -95,9 +84,9 @@ def variants(say, split, n):
     "Model 1 in other precisions, and with its patches in the computer's memory"
     stage, here = PAPER.stages[0], on_device(dict(train=split), 'cuda')
     say('## Model 1, other ways', '', '| what | iterations a second | memory |', '|---'*3 + '|')
-    for name, dtype, data in (('bfloat16', torch.bfloat16, here), ('float16 with a gradient scaler', torch.float16, here), ('float32', None, here),
+    for name, amp, data in (('bfloat16', torch.bfloat16, here), ('float16 with a gradient scaler', torch.float16, here), ('float32', False, here),
                               ('bfloat16, patches not on the device', torch.bfloat16, dict(train=split))):
-        with in_precision(dtype): its, gib, _ = rate(stage, data, {}, n)
+        its, gib, _ = rate(stage, data, {}, n, amp)
         say(f'| {name} | {its:.1f} | {gib:.1f} GiB |')
     say('')
 

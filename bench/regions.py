@@ -36,7 +36,7 @@ from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_d
 from landslide_nb.predict.adapt import adapt_to_region, clear_patches, ground_statistics, blended, norms, region_statistics
 from landslide_nb.selftrain.selection import select_class_balanced
 from landslide_nb.train.recipe import Stage
-from landslide_nb.train.stage import spread_over, train_stage
+from landslide_nb.train.run import spread_over, train_stage
 
 DATA = Path(__file__).parents[2]/'shared/data'
 ROWS = Path(__file__).with_name('regions.jsonl')

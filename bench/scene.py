@@ -24,7 +24,7 @@ import torch
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rasterio.windows import Window
 
-from landslide_nb.core.precision import amp_dtype
+from landslide_nb.core.base import amp_dtype
 from landslide_nb.data.bands import L4S
 from landslide_nb.data.synth import UNSEEN, synth_patch
 from landslide_nb.model.segmenter import create_segmenter

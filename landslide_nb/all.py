@@ -7,16 +7,13 @@ with warnings.catch_warnings():
     from fastai.callback.all import *
 
 from .core.base import *
-from .core.precision import *
 from .data.bands import *
-from .data.hdf5 import *
-from .data.folders import *
-from .data.arrays import *
+from .data.files import *
+from .data.block import *
+from .data.store import *
 from .data.check import *
 from .data.terrain import *
 from .data.synth import *
-from .data.block import *
-from .data.store import *
 from .data.loader import *
 from .model.dropout import *
 from .model.losses import *
@@ -41,12 +38,10 @@ from .look.explore import *
 from .look.explorers import *
 from .train.radiometry import *
 from .train.recipe import *
-from .train.checkpoint import *
 from .train.loop import *
 from .train.processes import *
-from .train.stage import *
-from .train.run import *
 from .train.learner import *
+from .train.run import *
 from .scene.grid import *
 from .scene.terrain import *
 from .scene.synthetic import *

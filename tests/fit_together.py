@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from landslide_nb.data.store import Split
 from landslide_nb.predict.maps import evaluate
-from landslide_nb.train import stage as stages
+from landslide_nb.train import run as stages
 from landslide_nb.train.loop import MetricsCSV
 from landslide_nb.train.processes import leave_processes, many_processes
 from landslide_nb.train.recipe import Stage

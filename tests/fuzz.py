@@ -97,7 +97,7 @@ def mutate(raws, n):
 def outcome(path):
     "What came of the image and of the mask: 'read' or 'refused', or an error that a reader must not raise"
     from landslide_nb.core.base import PatchError
-    from landslide_nb.data.hdf5 import read_mask, read_patch
+    from landslide_nb.data.files import read_mask, read_patch
     found = []
     for read, kinds, size in ((read_patch, np.float32, SIDE), (read_mask, np.uint8, SIDE), (read_patch, np.float32, None)):
         try: x = read(path, size)
@@ -125,7 +125,7 @@ def misbehave(n):
 
 def read_all(raws, numbers, pipe):
     "In a process of its own: what came of each file"
-    import landslide_nb.data.hdf5
+    import landslide_nb.data.files
     used = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE') if Path('/proc/self/statm').exists() else 2**33
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM,)*2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -170,18 +170,11 @@ def fuzz(raws, numbers, limit=20.):
 GOOD = ('read read', 'read refused', 'refused read', 'refused refused', 'dies')
 
 
-def small(code):
-    "The code of a `Reader`, for images and masks of SIDE pixels"
-    sizes = f'c.read_patch, c.mask_faults = partial(c.read_patch, size={SIDE}), partial(c.mask_faults, size={SIDE})'
-    return code.replace(' serve()', f' import landslide_nb.data.check as c; from functools import partial; {sizes}; serve()')
-
-
 def unnamed(raws, res, limit=20.):
     "Which of the mutated files, of which `fuzz` says what came of them, `landslide-check` would not name although they cannot be read"
     from landslide_nb.data.check import Reader
     missed = {}
-    with tempfile.TemporaryDirectory() as folder, Reader(limit) as read:
-        read.code = small(read.code)
+    with tempfile.TemporaryDirectory() as folder, Reader(limit, size=SIDE) as read:
         path = Path(folder)/'image_1.h5'
         for n, what in res.items():
             path.write_bytes(mutate(raws, n))

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from landslide_nb.app import commands as cli
-from landslide_nb.data.hdf5 import read_mask, read_patch, write_h5, write_mask, write_patch
-from landslide_nb.data.arrays import open_store
+from landslide_nb.data.files import read_mask, read_patch, write_h5, write_mask, write_patch
+from landslide_nb.data.store import open_store, read_split
 from landslide_nb.data.check import check_data
 from landslide_nb.data.synth import write_world
-from landslide_nb.data.store import read_split
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import load_model, save_model
 from test_commands import BIN, refused, run

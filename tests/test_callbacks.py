@@ -16,8 +16,8 @@ from landslide_nb.model.losses import JaccardCE, MaskCutMix
 from landslide_nb.model.metrics import landslide_metrics
 from landslide_nb.selftrain.bank import PseudoBank
 from landslide_nb.selftrain.callback import SelfTraining
-from landslide_nb.train.checkpoint import Checkpoint
-from landslide_nb.train.learner import Precision
+from landslide_nb.train.loop import Checkpoint
+from landslide_nb.train.learner import GradScaling
 
 
 
@@ -116,7 +116,7 @@ def test_accumulating(fit):
     for got, want in zip(two.grads, torch.stack(each.grads).reshape(2, 2, -1).mean(1)): assert torch.allclose(got, want, atol=1e-6)
 
 
-class Scaled(Precision):
+class Scaled(GradScaling):
     "Half precision whose scaler really scales"
     def before_fit(self):
         super().before_fit()
@@ -163,7 +163,7 @@ def test_mixing_without_self_training(fit, cb):
 def test_a_checkpoint_that_could_not_be_resumed(fit, tmp_path):
     learn, _, _ = fit()
     learn.dls.loaders[0] = torch.utils.data.DataLoader(patches(4, 0), 2)
-    with pytest.raises(ValueError, match='a DataLoader cannot go on where it was'), learn.no_bar(), learn.no_logging():
+    with pytest.raises(ValueError, match='a DataLoader cannot continue within an epoch'), learn.no_bar(), learn.no_logging():
         learn.fit(1, cbs=Checkpoint(tmp_path/'run.pt'))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from landslide_nb.data.hdf5 import read_mask, read_patch
+from landslide_nb.data.files import read_mask, read_patch
 from landslide_nb.model.files import load_model, save_model
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.scene.checked import CheckedMap, read_checked, write_checked

@@ -195,7 +195,7 @@ def harmful(world, tmp_path):
 
 
 def test_check_names_files_that_end_their_reader_and_goes_on(harmful):
-    code = f'from landslide_nb.data.hdf5 import *; read_patch({str(harmful/"TrainData/img/image_2.h5")!r})'
+    code = f'from landslide_nb.data.files import *; read_patch({str(harmful/"TrainData/img/image_2.h5")!r})'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == -signal.SIGSEGV, 'not deadly'
     res = run('check', harmful)
     assert (res.returncode, res.stderr) == (1, '')
@@ -226,7 +226,7 @@ def test_check_works_in_a_script_and_as_a_module(harmful, tmp_path):
 
 SLOW = """import sys
 from landslide_nb.data import check
-slow = f"import time, landslide_nb.data.check as c; c.read_patch = lambda path: time.sleep({sys.argv[2]})"
+slow = f"import time, landslide_nb.data.check as c; c.read_patch = lambda *args: time.sleep({sys.argv[2]})"
 class Slow(check.Reader):
     code = check.Reader.code.replace(' serve()', f' {slow}; serve()')
     def start(self):

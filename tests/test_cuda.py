@@ -12,7 +12,7 @@ from landslide_nb.predict.meanfield import meanfield_crf
 from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_dl
 from landslide_nb.predict.adapt import region_statistics
 from landslide_nb.train.recipe import Stage
-from landslide_nb.train.stage import train_stage
+from landslide_nb.train.run import train_stage
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU is at hand')
 

@@ -16,15 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from landslide_nb.core.base import InputError, PatchError
 from landslide_nb.data.bands import Scaling
-from landslide_nb.data.hdf5 import read_patch, write_mask
-from landslide_nb.data.arrays import open_store
+from landslide_nb.data.files import read_patch, write_mask
+from landslide_nb.data.store import open_store, pack_data, read_split
 from landslide_nb.data.synth import write_world
-from landslide_nb.data.store import read_split, pack_data
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import ModelError, load_model, save_model
 from landslide_nb.predict.maps import submission_zip
 from landslide_nb.train.recipe import Recipe, RecipeError
-from landslide_nb.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from landslide_nb.train.loop import CHECKPOINT, load_checkpoint, save_checkpoint
 from test_bad_input import one_line, said
 from test_package import MODULES, tree
 

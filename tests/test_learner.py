@@ -11,7 +11,7 @@ from fastai.interpret import Interpretation
 from fastai.vision.augment import RandomErasing, RandomResizedCropGPU, Resize, Rotate, aug_transforms
 
 from landslide_nb.data.block import BandImage, BatchAugment, LandslideMask
-from landslide_nb.data.folders import patch_files
+from landslide_nb.data.files import patch_files
 from landslide_nb.data.loader import landslide_dls
 from landslide_nb.data.store import pack_data, read_split
 from landslide_nb.data.synth import write_world

@@ -1,14 +1,22 @@
 """The packed store as a user meets it: the command, a process that is killed, and training from it."""
+import json
 import os
 import signal
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from landslide_nb.core.base import PatchError
-from landslide_nb.data.check import check_store
+from landslide_nb.data.bands import L4S, RGB
+from landslide_nb.data.check import check_data, check_store
+from landslide_nb.data.files import write_mask, write_patch
+from landslide_nb.data.loader import landslide_dls
+from landslide_nb.data.store import pack_data, read_split
 from landslide_nb.data.synth import write_world
 from test_commands import BIN, TINY, refused, run
 from test_resume import small_files
@@ -96,3 +104,66 @@ def test_what_cannot_be_packed_is_one_line(many, tmp_path):
     (tmp_path/'s/index.json').write_text('{"format": "other"}')
     refused(run('predict', tmp_path, tmp_path/'s', tmp_path/'o'), 'predict')
     refused(run('train', tmp_path/'s', tmp_path/'o'), 'train', 'index.json')
+
+
+FOUR = L4S.some('B4 B3 B2 dem')
+
+
+@pytest.fixture
+def four(tmp_path):
+    "Patches of four bands in files of three kinds, 64 x 96 pixels"
+    rng = np.random.default_rng(0)
+    for n in range(1, 7):
+        x, m = rng.uniform(.5, 1.5, (4, 64, 96)).astype(np.float32), (rng.random((64, 96)) < .1).astype(np.uint8)
+        folder = tmp_path/'four'
+        for o in ('images', 'masks'): (folder/o).mkdir(parents=True, exist_ok=True)
+        if n < 4: np.save(folder/f'images/image_{n}.npy', x)
+        else: write_patch(folder/f'images/image_{n}.h5', x)
+        if n % 2: write_mask(folder/f'masks/mask_{n}.h5', m)
+        else: Image.fromarray(m*255).save(folder/f'masks/mask_{n}.png')
+    return tmp_path/'four'
+
+
+def test_other_bands_and_sizes_are_packed_and_read_as_the_folder_is(four, tmp_path):
+    res = run('pack', four, tmp_path/'store', '--bands', 'B4,B3,B2,dem', '--check')
+    assert res.returncode == 0 and '6 train' in res.stdout, res.stderr
+    assert [o[0] for o in json.loads((tmp_path/'store/index.json').read_text())['bands']] == [*FOUR.names]
+    a, b = read_split(four, bands=FOUR, progress=False), read_split(tmp_path/'store')
+    assert a.bands == b.bands == FOUR and a.digest() == b.digest() and b.x.shape == (6, 4, 64, 96)
+    sources = (four, FOUR), (tmp_path/'store', None)
+    folder, store = (landslide_dls(o, bands=k, bs=2, shuffle_seed=0, progress=False, device='cpu') for o, k in sources)
+    for (x, y), (x2, y2) in zip(folder.train, store.train, strict=True):
+        assert x2.bands == FOUR and (x == x2).all() and (y == y2).all()
+    res = run('check', four, '--bands', 'B4 B3 B2 dem')
+    assert (res.returncode, res.stdout) == (0, 'no faults (images: 6 images, 6 masks)\n'), res.stdout
+    assert run('check', tmp_path/'store').returncode == 0
+
+
+def test_bands_that_do_not_fit_are_one_line(four, tmp_path):
+    refused(run('pack', four, tmp_path/'s', '--bands', 'B4,B8A'), 'pack', '--bands', "unknown band 'B8A'")
+    refused(run('pack', four, tmp_path/'s', '--bands', 'RGB'), 'pack', 'image_1.npy', 'expected 3 bands')
+    refused(run('pack', four, tmp_path/'s'), 'pack', 'holds no image_N.h5')
+    assert not (tmp_path/'s/index.json').exists()
+    np.save(four/'images/image_2.npy', np.ones((4, 64, 64)))
+    refused(run('pack', four, tmp_path/'s', '--bands', 'B4,B3,B2,dem'), 'pack', 'image_2.npy', 'is 64 x 64 pixels, the first patch 64 x 96')
+    res = run('pack', four, tmp_path/'s', '--bands', 'B4,B3,B2,dem', '--skip-bad')
+    assert res.returncode == 0 and '1 bad file left out' in res.stderr or '2 bad files left out' in res.stderr, res.stderr
+    with pytest.raises(PatchError, match='holds the bands B4 B3 B2 dem, not red green blue'): read_split(tmp_path/'s', bands=RGB)
+    index = json.loads((tmp_path/'s/index.json').read_text())
+    for bands in ([], [['x'*99, 1, 'DN', 1, 1]]*4, 'RGB', [[*o[:3], 0, 1] for o in index['bands']]):
+        (tmp_path/'s/index.json').write_text(json.dumps({**index, 'bands': bands}))
+        with pytest.raises(PatchError, match='index.json: the index is damaged'): read_split(tmp_path/'s')
+
+
+REAL = Path(__file__).parents[2]/'shared/data/l4s_regions_rgb'
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='the real three-band patches are not here')
+@pytest.mark.parametrize('region, n', [('nepal', 48), ('hokkaido', 114)])
+def test_real_regions_are_packed_and_checked(region, n, tmp_path):
+    faults, counts = check_data(REAL/region, progress=False, bands=RGB)
+    assert (faults, counts) == ([], dict(images=(n, n)))
+    pack_data(REAL/region, tmp_path/'store', np.float16, progress=False, bands=RGB)
+    dls = landslide_dls(tmp_path/'store', bs=8, progress=False, device='cpu')
+    x, y = dls.one_batch()
+    assert x.bands == dls.train_ds.bands == RGB and x.shape == (8, 3, 128, 128) and 0 < x.max() <= 1 and {*y.unique().tolist()} == {0, 1}

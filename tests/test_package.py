@@ -185,7 +185,7 @@ def test_imports_only_from_below(module):
 
 
 def test_the_ground_floor_stands_alone():
-    loaded = python('import sys, landslide_nb.data.folders; print(*sys.modules)')
+    loaded = python('import sys, landslide_nb.data.check; print(*sys.modules)')
     ours = {o.removeprefix('landslide_nb.') for o in loaded if o.startswith('landslide_nb.')}
     assert ours <= {'core', 'data', *(o for o in FLOORS if o.split('.')[0] in ('core', 'data'))}
     assert not {'torch', 'pydensecrf', 'timm', 'segmentation_models_pytorch', 'fastai'} & set(loaded)

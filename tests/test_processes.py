@@ -80,9 +80,9 @@ def test_a_process_that_is_late_takes_part_in_the_same_run(tmp_path):
     assert (tmp_path/'run/summary.json').is_file()
 
 
-@pytest.mark.parametrize('bs, fault', [(3, 'a batch of 3 patches cannot be dealt evenly to 2 processes'),
+@pytest.mark.parametrize('bs, fault', [(3, 'a batch of 3 patches cannot be split evenly between 2 processes'),
                                        (2, 'a batch of 2 gives 2 processes less than 2 patches each')])
-def test_a_batch_that_cannot_be_dealt_is_one_line(tmp_path, bs, fault):
+def test_a_batch_that_cannot_be_split_is_one_line(tmp_path, bs, fault):
     write_world(tmp_path/'world', 4, 2, 2, progress=False)
     (tmp_path/'odd.toml').write_text(TINY.replace('bs = 2', f'bs = {bs}'))
     res = subprocess.run(list(map(str, [*TWO, BIN/'landslide-train', tmp_path/'world', tmp_path/'run', '--recipe', tmp_path/'odd.toml'])),
@@ -106,12 +106,12 @@ def test_two_processes_go_on_after_a_kill(tmp_path):
 DIE = '''
 import os, signal, sys
 from landslide_nb.app.commands import train
-from landslide_nb.train import stage
+from landslide_nb.train import run
 from fastai.callback.core import Callback
-class Kill(stage.Checkpoint):
+class Kill(run.Checkpoint):
     def after_batch(self):
         super().after_batch()
         if self.training and hasattr(self.learn, 'self_training') and self.train_iter == 1: os.kill(os.getpid(), signal.SIGKILL)
-stage.Checkpoint = Kill
+run.Checkpoint = Kill
 train()
 '''

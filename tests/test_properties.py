@@ -14,11 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 from landslide_nb.core.base import PatchError
 from landslide_nb.data.bands import IGNORE, L4S, PATCH, Scaling, measure_scaling
-from landslide_nb.data.hdf5 import read_h5, write_mask, write_patch
-from landslide_nb.data.folders import numbered, patch_files
-from landslide_nb.data.arrays import Joined, Mapped
+from landslide_nb.data.files import numbered, patch_files, read_h5, write_mask, write_patch
+from landslide_nb.data.store import Rows, Split, pack_data, read_split
 from landslide_nb.data.check import check_store
-from landslide_nb.data.store import Split, read_split, pack_data
 from landslide_nb.data.loader import SplitDL
 from landslide_nb.model.losses import JaccardCE, cross_entropy, jaccard_loss
 from landslide_nb.model.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
@@ -394,7 +392,7 @@ def test_arrays_end_to_end_are_one_array(sizes, data):
     parts = [np.arange(i*100, i*100 + n*6).reshape(n, 2, 3) for i, n in enumerate(sizes)]
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder)/'x.npy', parts[0])
-        whole, joined = np.concatenate(parts), Joined(Mapped(Path(folder)/'x.npy'), *parts[1:])
+        whole, joined = np.concatenate(parts), Rows(Path(folder)/'x.npy', *parts[1:])
         n = len(whole)
         assert len(joined) == n and joined.shape == whole.shape
         idx = data.draw(st.one_of(st.integers(-n, n - 1), st.slices(n), st.lists(st.integers(0, n - 1), min_size=1)))

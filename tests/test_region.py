@@ -9,7 +9,7 @@ import torch
 
 from landslide_nb.app.commands import adapt_command, map_command, predict
 from landslide_nb.data.bands import L4S
-from landslide_nb.data.hdf5 import read_mask, write_patch
+from landslide_nb.data.files import read_mask, write_patch
 from landslide_nb.data.synth import LABELLED, UNSEEN, synth_patch
 from landslide_nb.data.store import Split
 from landslide_nb.model.files import load_model, save_model
@@ -150,12 +150,12 @@ def test_a_scene_adapts_a_model_without_labelled_patches(model, scene, tmp_path,
 def test_an_adaptation_killed_after_training_goes_on_to_the_same_model(model, scene, tmp_path, monkeypatch, capsys):
     "Statistics are measured after the last iteration: a kill before that must not leave a model that looks finished"
     from landslide_nb.scene.adapt import adapt
-    from landslide_nb.train.stage import Region
+    from landslide_nb.train import run
     def killed(*args): raise KeyboardInterrupt
     kwargs = dict(dem=scene/'dem.tif', iters=2, bs=4, device='cpu', progress=False)
     whole = adapt(model, scene/'scene.tif', tmp_path/'whole', **kwargs)
     with monkeypatch.context() as m:
-        m.setattr(Region, 'last', killed)
+        m.setattr(run, 'region_model', killed)
         with pytest.raises(KeyboardInterrupt): adapt(model, scene/'scene.tif', tmp_path/'new', checkpoint=0, **kwargs)
     assert not (tmp_path/'new/model.json').exists()
     new = adapt(model, scene/'scene.tif', tmp_path/'new', resume=True, **kwargs)

@@ -9,7 +9,7 @@ import torch
 
 from landslide_nb.app.commands import check, map_command, predict
 from landslide_nb.data.bands import L4S, Scaling
-from landslide_nb.data.hdf5 import read_patch, write_mask, write_patch
+from landslide_nb.data.files import read_patch, write_mask, write_patch
 from landslide_nb.data.synth import write_world
 from landslide_nb.model.files import save_model
 from landslide_nb.model.segmenter import create_segmenter

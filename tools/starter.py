@@ -16,7 +16,7 @@ from landslide_nb.core.base import atomic_path, with_bar
 from landslide_nb.data.store import Split
 from landslide_nb.data.synth import synth_patch
 from landslide_nb.train.recipe import Stage
-from landslide_nb.train.stage import train_stage
+from landslide_nb.train.run import train_stage
 
 SHIPPED = Path(__file__).parents[1]/'landslide_nb/starter'
 PART = 50

@@ -76,14 +76,16 @@ def pack(
     store: str, # folder to write; a killed run starts again
     half: store_true = False,  # float16: half the room, rounding errors are printed
     check: store_true = False, # read the store again and compare its checksums
-    skip_bad: store_true = False # go on without patches whose image or mask is bad, and say how many
+    skip_bad: store_true = False, # go on without patches whose image or mask is bad, and say how many
+    bands: str = None # L4S, RGB or names of bands such as B4,B3,B2: of files of any format, HDF5, GeoTIFF, PNG or NumPy, in one size divisible by 32
 ):
     "Pack a data set into one memory-mapped array a split, which training and prediction read without opening files; a killed run starts again"
     with one_line_errors('landslide-pack'), skipping('landslide-pack', skip_bad) as bad:
         import numpy as np
+        from landslide_nb.data.bands import Bands
         from landslide_nb.data.check import check_store
         from landslide_nb.data.store import pack_data
-        index = pack_data(data, store, np.float16 if half else np.float32, bad=bad)
+        index = pack_data(data, store, np.float16 if half else np.float32, bad=bad, bands=Bands.named(bands))
         if half: print(rounding_table(index))
         if check: print(f'{check_store(store)} patches compared')
         print(f'{store}: ' + ', '.join(f'{len(s["ns"])} {k}' for k, s in index['splits'].items()))
@@ -99,12 +101,14 @@ def rounding_table(
 # %% ../../nbs/93_app.commands.ipynb #5b92fe1d
 @call_parse
 def check(
-    data: str # data folder in either layout, a folder of image_N.h5, or a packed store
+    data: str, # data folder in either layout, a folder of image_N.h5, or a packed store
+    bands: str = None # L4S, RGB or names of bands such as B4,B3,B2: of files of any format, HDF5, GeoTIFF, PNG or NumPy, in one size divisible by 32
 ):
     "Read a whole data set and list every fault: file and fault; status 1 if there is any"
     with one_line_errors('landslide-check'):
+        from landslide_nb.data.bands import Bands
         from landslide_nb.data.check import check_data, count_line, fault_table
-        faults, counts = check_data(data)
+        faults, counts = check_data(data, bands=Bands.named(bands))
         if faults: print(fault_table(faults, data))
         print(count_line(faults, counts))
         if faults: sys.exit(1)
@@ -207,7 +211,7 @@ def predict(
         check_range(0, None, seed=seed)
         net, info = load_run(model, pick_device(device))
         patches = read_split(data, split, bad=bad)
-        if not force: check_units(patches.x, data, net.scaling)
+        if not force: check_units(patches, data, net.scaling)
         if adapt or is_starter(model) and not no_adapt:
             net, lines = adapt_members(net, patches, bs=bs)
             print('\n'.join(lines))
@@ -271,7 +275,7 @@ def repair(
         from landslide_nb.model.files import load_for_patches, save_model
         from landslide_nb.predict.indomain import in_domain, reestimated
         from landslide_nb.predict.adapt import has_norms
-        from landslide_nb.train.stage import spread_over
+        from landslide_nb.train.run import spread_over
         simplefilter('ignore', InputWarning) # it is about to be repaired
         check_range(1, None, bs=bs)
         if (Path(out)/'model.json').exists(): raise InputError(out, 'already holds a model')

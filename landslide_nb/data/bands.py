@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 import numpy as np
 from fastcore.basics import patch
+from ..core.base import InputError
 
 # %% ../../nbs/10_data.bands.ipynb #6021304c
 @dataclass(frozen=True)
@@ -61,6 +62,31 @@ def some(self: Bands,
 ) -> Bands:
     "These of the bands, in this order; an unknown name raises `ValueError`"
     return Bands(self[i] for i in self.at(names.split() if isinstance(names, str) else names))
+
+# %% ../../nbs/10_data.bands.ipynb #a73575a3
+@patch(cls_method=True)
+def named(cls: Bands,
+    names: str|None # `L4S`, `RGB`, or names of bands of either, separated by blanks or commas
+) -> Bands|None: # None for None
+    "The bands that a command's option `--bands` names; `InputError` for unknown ones"
+    if names in (None, 'L4S', 'RGB'): return {None: None, 'L4S': L4S, 'RGB': RGB}[names]
+    try: return Bands({b.name: b for b in (*RGB, *L4S)}.values()).some(names.replace(',', ' ').split() or [names])
+    except ValueError as e: raise InputError('--bands', str(e)) from None
+
+# %% ../../nbs/10_data.bands.ipynb #208a5a08
+@patch(cls_method=True)
+def checked(cls: Bands,
+    d # what an untrusted file holds as the bands: a list of lists of name, wavelength, unit, mean and full scale
+) -> Bands:
+    "The bands of plain data; `ValueError` where they are none"
+    kinds = str, (int, float, type(None)), str, (int, float), (int, float)
+    good = lambda b: isinstance(b, list) and len(b) == len(kinds) and all(isinstance(v, k) and not isinstance(v, bool) for v, k in zip(b, kinds))
+    if not isinstance(d, list) or not 0 < len(d) <= 10_000 or not all(map(good, d)):
+        raise ValueError('bands must be a list of name, wavelength, unit, mean and full scale')
+    if not all(0 < len(b[0]) <= 64 and (b[0] + b[2]).isprintable() for b in d): raise ValueError('bands have names that cannot be shown')
+    if not all(0 < v < 1e30 for b in d for v in (*b[3:], 1 if b[1] is None else b[1])): raise ValueError('bands have numbers that are not positive')
+    if len({b[0] for b in d}) < len(d): raise ValueError('two bands have the same name')
+    return cls(d)
 
 # %% ../../nbs/10_data.bands.ipynb #2c8b4c85
 def _nearest(self): # of red, green and blue: how far the nearest band is, and its name
@@ -184,16 +210,26 @@ def unit_fault(
     return None
 
 # %% ../../nbs/10_data.bands.ipynb #8caef8c3
+RANGES = dict(degree=(0, 90), m=(-500, 9000))
+
 def patches_fault(
-    x: np.ndarray # `(14, N)` pixels of patches
+    x: np.ndarray,     # `(C, N)` pixels of patches
+    bands: Bands = L4S # that they hold
 ) -> str|None:
-    "Why patches cannot be in the benchmark's units, on any land cover; None where they can be"
-    optical = x[L4S.optical]
-    if optical.min() >= 0 and optical.max() <= 1 and np.ptp(optical) > .5: return 'no optical band is anywhere above 1: min-max scaled? The benchmark has raw numbers divided by `L4S.means`'
-    if (fault := unit_fault(optical)): return f'{fault}. Raw numbers are divided by `L4S.means`'
-    for name, lo, hi in (('slope', 0, 90), ('dem', -500, 9000)):
-        a = x[L4S.at(name)] * L4S.means[L4S.at(name)]
-        if a.min() < lo - 1 or a.max() > hi + 1: return f'{name} goes from {a.min():.4g} to {a.max():.4g}, times its mean: {lo} to {hi} would be possible'
+    "Why patches cannot be in the units of their bands; None where they can be"
+    s2 = {L4S.at(b.name): i for i, b in enumerate(bands) if b.unit == 'DN' and b.name in L4S.names[:12]} # Sentinel-2's, and where they are
+    raw, dn = x * bands.means[:, None], np.full((12, x.shape[1]), np.nan)
+    if s2:
+        known = x[[*s2.values()]]
+        dn[[*s2]] = raw[[*s2.values()]] / L4S.means[[*s2], None]
+        if known.min() >= 0 and known.max() <= 1 and np.ptp(known) > .5:
+            return 'no optical band is anywhere above 1: min-max scaled? The benchmark has raw numbers divided by `L4S.means`'
+        if (fault := unit_fault(dn)): return f'{fault}. Raw numbers are divided by `L4S.means`'
+    for i, (b, a) in enumerate(zip(bands, raw)):
+        if i in s2.values() or not (b.nm or b.unit in RANGES): continue
+        lo, hi = (-.5*b.full, 2*b.full) if b.nm else RANGES[b.unit]
+        if a.min() < lo - 1 or a.max() > hi + 1:
+            return f'{b.name} is {a.min():.4g} to {a.max():.4g} {b.unit}, times its mean: {lo:g} to {hi:g} would be possible'
     return None
 
 # %% ../../nbs/10_data.bands.ipynb #44f6de1e

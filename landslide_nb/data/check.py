@@ -1,4 +1,4 @@
-"""What is wrong with each file of a data set, before a run meets the first
+"""What is wrong with each file of a data set, before a run reaches the first
 
 Docs: https://landslide-nb.github.io/landslide_nb/data.check.html.md"""
 
@@ -9,76 +9,38 @@ __all__ = ['check_store', 'check_data', 'fault_table']
 
 # %% ../../nbs/14_data.check.ipynb #54680cd4
 import json, os, signal, sys
+from dataclasses import astuple
 from itertools import chain
 from pathlib import Path
 from subprocess import PIPE, Popen
 import numpy as np
 from fastcore.basics import patch
 from ..core.base import PatchError, note_fault, with_bar
-from .bands import L4S, PATCH, Scaling, patches_fault
-from .hdf5 import LIMIT, read_mask, read_patch
-from .folders import LAYOUTS, SPLITS, PatchFile, find_layout, listed, pair, strange_splits, unique
-from .arrays import checksum, open_store, stored_arrays
+from .bands import L4S, PATCH, Bands, Scaling, patches_fault
+from .files import LAYOUTS, LIMIT, SPLITS, find_layout, get_patch_files, listed, pair, read_mask, read_patch, shape_text, strange_splits, unique, with_masks_beside
+from .store import Split, checksum, open_store, stored_split
 
 # %% ../../nbs/14_data.check.ipynb #dfa23ee4
-def constant_bands(
-    x: np.ndarray # `(14, H, W)`
-) -> str: # names, empty where there are none
-    "The bands that have one value all over"
-    return ' '.join(b.name for b, o in zip(L4S, x) if o.min() == o.max())
+def constant_bands(x, bands=L4S): # `(C, H, W)`
+    "The names of bands that have one value in all pixels, in one text"
+    return ' '.join(b.name for b, o in zip(bands, x) if o.min() == o.max())
 
 # %% ../../nbs/14_data.check.ipynb #c00a380b
-def image_faults(
-    path,                  # `image_N.h5`
-    dtype = np.float32,    # what the values must fit into
-    constant: bool = False,# a band with one value all over is a fault too
-    sample: list = None    # takes some pixels `(14, N)`
-) -> list: # of `PatchError`s
-    "What is wrong with an image"
-    try: x = read_patch(path)
-    except PatchError as e: return [e]
-    if sample is not None: sample.append(x[:, ::8, ::8].reshape(len(x), -1))
-    with np.errstate(over='ignore'): fits = np.isfinite(x.astype(dtype)).all()
-    return ([PatchError(path, f'constant: band {names}')] if constant and (names := constant_bands(x)) else []) \
-        + ([] if fits else [PatchError(path, f'has values too large for {np.dtype(dtype)}')])
-
-# %% ../../nbs/14_data.check.ipynb #c81ca8ea
-def mask_faults(
-    path,             # `mask_N.h5`
-    size: int|None = PATCH # required height and width in pixels, None for any
-) -> list: # of `PatchError`s
-    "What is wrong with a mask"
-    try: read_mask(path, size)
-    except PatchError as e: return [e]
-    return []
-
-# %% ../../nbs/14_data.check.ipynb #43ea8465
-def patch_faults(
-    f: PatchFile,      # the files
-    dtype = np.float32 # what the values must fit into
-) -> list: # of `PatchError`s
-    "What is wrong with an image and with its mask"
-    return image_faults(f.img, dtype) + (mask_faults(f.mask) if f.mask else [])
-
-# %% ../../nbs/14_data.check.ipynb #7e8992b9
-def whole_patches(
-    files: list,          # `PatchFile`s
-    bad: list,            # takes the faults
-    dtype = np.float32,   # what the values must fit into
-    progress: bool = True # show a bar
-) -> list: # those that can be read, image and mask
-    "The patches without those that are broken; every file is read once"
-    whole = []
-    for f in with_bar(files, progress, 'looking for bad files'):
-        faults = patch_faults(f, dtype)
-        bad.extend(faults)
-        if not faults: whole.append(f)
-    return whole
+def file_faults(
+    path,                  # of an image or a mask
+    image: bool,           # which of them
+    bands: Bands = None,   # of the image, and files of any format and size; the benchmark's by default
+    size: int|None = PATCH # height and width that a file of the benchmark must have, None for any
+) -> tuple: # list of `PatchError`s; the array, None where it cannot be read
+    "What is wrong with a file"
+    size = size if bands is None else None
+    try: a = read_patch(path, size, bands or L4S) if image else read_mask(path, size)
+    except PatchError as e: return [e], None
+    names = image and constant_bands(a, bands or L4S)
+    return [PatchError(path, f'constant: band {names}')] if names else [], a
 
 # %% ../../nbs/14_data.check.ipynb #ff2c0411
-def left_out(
-    bad: list # faults of what was left out
-) -> str:
+def left_out(bad): # faults of what was left out
     "How many files were left out, and the first few of them"
     first = '; '.join(' '.join(str(e).split()) for e in bad[:3])
     return f'{len(bad)} bad file{"s"*(len(bad) != 1)} left out: {first}' + (f'; and {len(bad) - 3} more' if len(bad) > 3 else '')
@@ -94,26 +56,28 @@ def hold_back():
     resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, resource.RLIM_INFINITY))
 
 def serve():
-    "Answer each line `[path, is it an image, are pixels wanted, seconds]` by a line: the faults, and the pixels if there are any"
+    "Answer each line (seconds, path, whether it is an image, whether pixels are wanted, bands, size) by a line: faults, height and width, pixels"
     timer = lambda seconds: hasattr(signal, 'setitimer') and signal.setitimer(signal.ITIMER_REAL, seconds)
     hold_back()
     print('ready', flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2) # what the system says of a process that ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2) # what the system reports of a process that ends
     for line in sys.stdin:
-        (path, image, wanted, seconds), sample = json.loads(line), []
+        seconds, path, image, wanted, bands, size = json.loads(line)
         timer(seconds)
-        faults = image_faults(path, constant=True, sample=sample if wanted else None) if image else mask_faults(path)
+        faults, a = file_faults(path, image, bands and Bands(bands), size)
         timer(0)
-        print(json.dumps([[e.fault for e in faults], [o.tobytes().hex() for o in sample]]), flush=True)
+        pixels = a[:, ::8, ::8].tobytes().hex() if image and wanted and a is not None else None
+        print(json.dumps([[e.fault for e in faults], None if a is None else a.shape[-2:], pixels]), flush=True)
 
 # %% ../../nbs/14_data.check.ipynb #c30f6ebc
 class Reader:
-    "A process that reads file after file and tells their faults; one that a file ends is replaced"
+    "A process that reads file after file and returns their faults; one that a file ends is replaced"
     code = 'import sys; sys.path[:] = sys.argv[1:]; from landslide_nb.data.check import serve; serve()'
     def __init__(self,
-        limit: float = 60. # seconds that a file may take; a patch takes milliseconds
-    ):
-        self.limit, self.process = limit, None
+        limit: float = 60., # seconds that a file may take; a patch takes milliseconds
+        bands: Bands = None,# see `file_faults`
+        size: int = PATCH   # likewise
+    ): self.limit, self.bands, self.size, self.process = limit, bands, size, None
 
     def start(self):
         self.process = Popen([sys.executable, '-c', self.code, *sys.path], stdin=PIPE, stdout=PIPE, start_new_session=True,
@@ -131,9 +95,7 @@ class Reader:
 
 # %% ../../nbs/14_data.check.ipynb #4a26f295
 @patch
-def ask(self: Reader,
-    question # for `serve`
-): # the answer, or the exit status of the process where it ended
+def ask(self: Reader, question): # the answer of `serve`, or the exit status of the process where it ended
     if self.process is None: self.start()
     try: os.write(self.process.stdin.fileno(), json.dumps(question).encode() + b'\n')
     except BrokenPipeError: pass
@@ -145,24 +107,23 @@ def __call__(self: Reader,
     path,                # file to read
     image: bool,         # an image, else a mask
     wanted: bool = False # some pixels are wanted
-) -> tuple: # its faults, a list of `PatchError`s; pixels, a list of one array `(14, N)`, or of none
+) -> tuple: # its faults, a list of `PatchError`s; height and width; pixels `(C, N)`; None for what there is not
     "Read a file in the other process; what ends one that has read others is read again in a new one, and counts if it ends that too"
-    question, old = [str(path), image, wanted, self.limit], self.process is not None
-    late = -getattr(signal, 'SIGALRM', 0) or None
+    question = [self.limit, str(path), image, wanted, self.bands and [astuple(b) for b in self.bands], self.size]
+    old, late = self.process is not None, -getattr(signal, 'SIGALRM', 0) or None
     res = self.ask(question)
     if isinstance(res, int) and res != late and old: res = self.ask(question)
     if isinstance(res, int):
         how = f'is not read within {self.limit:g} seconds' if res == late else \
               f'ends the process that reads it ({f"signal {-res}" if res < 0 else f"exit status {res}"})'
-        return [PatchError(path, how)], []
-    faults, pixels = res
-    return [PatchError(path, o) for o in faults], [np.frombuffer(bytes.fromhex(o), np.float32).reshape(len(L4S), -1) for o in pixels]
+        return [PatchError(path, how)], None, None
+    faults, sides, pixels = res
+    if pixels is not None: pixels = np.frombuffer(bytes.fromhex(pixels), np.float32).reshape(len(self.bands or L4S), -1)
+    return [PatchError(path, o) for o in faults], sides, pixels
 
 # %% ../../nbs/14_data.check.ipynb #7b94a512
-def folders(
-    root # data folder
-) -> dict: # (images, masks) by split; the split of a bare folder is called 'images'
-    "The folders of every split that is there, of whichever layout"
+def folders(root): # data folder
+    "The folders of images and masks of every split that is there, of whichever layout; the split of a folder without one is called 'images'"
     res = {}
     for layout, o in LAYOUTS.items():
         for s in SPLITS:
@@ -171,44 +132,46 @@ def folders(
     return res or {'images': (root/'img' if (root/'img').is_dir() else root, root/'mask')}
 
 # %% ../../nbs/14_data.check.ipynb #17802558
-def check_folders(
-    img: Path,            # folder of `image_N.h5`
-    mask: Path,           # folder of `mask_N.h5`, which need not be there
-    name: str,            # of the split
-    bad: list,            # takes the faults
-    read: Reader,         # reads the files
-    progress: bool = True # show a bar
-) -> tuple: # images and masks that were looked at
-    "Look through one split; every file is read, also one that is alone or there twice"
+def found_files(
+    img: Path,     # folder of images
+    mask: Path,    # folder of masks, which need not be there
+    name: str,     # of the split
+    bad: list,     # takes the faults
+    bands: Bands = None # of the files, which may then be of any format; the benchmark's in `image_N.h5` by default
+) -> tuple: # paths of images, paths of masks
+    "The files of a split; `bad` gets those that are alone or there twice"
+    if bands is not None:
+        if not (files := get_patch_files(img) if img.is_dir() else []): bad.append(PatchError(img, 'holds no patches'))
+        masks = [f.mask for f in with_masks_beside(files, bad=bad) if f.mask]
+        if files and name.startswith('train') and not masks: bad.append(PatchError(mask, "no masks: split 'train' cannot be trained on"))
+        return list(files), masks
     imgs, ms = (listed(o, stem) if o.is_dir() else {} for o, stem in ((img, 'image'), (mask, 'mask')))
     if not imgs and not ms: bad.append(PatchError(img, 'holds no image_N.h5'))
     elif name.startswith('train') and not ms: bad.append(PatchError(mask, "no mask_N.h5: split 'train' cannot be trained on"))
     if ms: pair(*unique(imgs, ms, bad=bad), img, mask, bad)
     else: unique(imgs, bad=bad)
-    imgs, ms = (list(chain.from_iterable(o.values())) for o in (imgs, ms))
-    sample = []
-    for path, image in with_bar([(o, True) for o in imgs] + [(o, False) for o in ms], progress, f'checking {name}'):
-        faults, pixels = read(path, image, len(sample) < 64)
-        bad.extend(faults)
-        sample.extend(pixels)
-    if sample and (fault := patches_fault(np.concatenate(sample, 1))): bad.append(PatchError(img, fault))
-    return len(imgs), len(ms)
+    return tuple(list(chain.from_iterable(o.values())) for o in (imgs, ms))
 
-# %% ../../nbs/14_data.check.ipynb #84ba9cec
-def check_split(
-    root,                  # packed store
-    index: dict,           # its index
-    split: str,            # 'train', 'valid' or 'test'
-    progress: bool = True, # show a bar
-    bad: list = None       # takes the patches that differ; without it the first is raised
-) -> int: # patches that were compared
-    "Compare a split with its checksums; `PatchError` where it is not whole"
-    (x, y), e = stored_arrays(root, index, split), index['splits'][split]
-    if not isinstance(e.get('crc32'), list) or len(e['crc32']) != len(x): raise PatchError(Path(root)/'index.json', 'lacks checksums')
-    for i in with_bar(range(len(x)), progress, f'checking {split}'):
-        if checksum(x[i], None if y is None else y[i]) != e['crc32'][i]:
-            note_fault(PatchError(Path(root)/f'{split}-x.npy', f'patch {e["ns"][i]} is not what was packed'), bad)
-    return len(x)
+# %% ../../nbs/14_data.check.ipynb #9bb8c5fa
+def check_folders(
+    img: Path,            # folder of images
+    mask: Path,           # folder of masks, which need not be there
+    name: str,            # of the split
+    bad: list,            # takes the faults
+    read: Reader,         # reads the files
+    progress: bool = True # show a bar
+) -> tuple: # numbers of images and masks that were read
+    "Check one split; every file is read, also one that is alone or there twice"
+    imgs, ms = found_files(img, mask, name, bad, read.bands)
+    sample, first = [], None
+    for path, image in with_bar([(o, True) for o in imgs] + [(o, False) for o in ms], progress, f'checking {name}'):
+        faults, sides, pixels = read(path, image, len(sample) < 64)
+        first = first or sides
+        if sides and sides != first: faults.append(PatchError(path, f'is {shape_text(sides)} pixels, the first patch {shape_text(first)}'))
+        bad.extend(faults)
+        if pixels is not None: sample.append(pixels)
+    if sample and (fault := patches_fault(np.concatenate(sample, 1), read.bands or L4S)): bad.append(PatchError(img, fault))
+    return len(imgs), len(ms)
 
 # %% ../../nbs/14_data.check.ipynb #89a7512b
 def check_store(
@@ -219,17 +182,27 @@ def check_store(
     "Read the whole store and compare its checksums; `PatchError` names the first patch that differs"
     index, n = open_store(root), 0
     if index is None: raise PatchError(root, 'not a packed store')
-    for split in index['splits']:
-        try: n += check_split(root, index, split, progress, bad)
-        except PatchError as e: note_fault(e, bad)
+    for name in index['splits']:
+        try: split = stored_split(root, index, name)
+        except PatchError as e:
+            note_fault(e, bad)
+            continue
+        if not isinstance(split.crc32, list) or len(split.crc32) != len(split):
+            note_fault(PatchError(Path(root)/'index.json', f'lacks checksums of split {name!r}'), bad)
+            continue
+        for i in with_bar(range(len(split)), progress, f'checking {name}'):
+            if checksum(split.x[i], None if split.y is None else split.y[i]) != split.crc32[i]:
+                note_fault(PatchError(Path(root)/f'{name}-x.npy', f'patch {split.ns[i]} is not what was packed'), bad)
+        n += len(split)
     return n
 
 # %% ../../nbs/14_data.check.ipynb #e17f4f40
 def check_data(
-    root,                 # data folder in either layout, a bare folder of images, or a packed store
-    progress: bool = True # show bars
-) -> tuple: # faults: a list of `PatchError`s; counts: what was looked at, by split
-    "Every fault of a data set, in the order of its splits; files are read in another process. A folder that is not there raises `PatchError`"
+    root,                  # data folder in either layout, a folder of images, or a packed store
+    progress: bool = True, # show bars
+    bands: Bands = None    # of the files, which may then be of any format and of one size divisible by 32; the benchmark's by default
+) -> tuple: # faults: a list of `PatchError`s; counts: what was checked, by split
+    "Every fault of a data set, in the order of its splits; files are read in a separate process. A folder that is not there raises `PatchError`"
     root, bad, counts = Path(root), [], {}
     try: find_layout(root)
     except PatchError as e:
@@ -238,25 +211,26 @@ def check_data(
     try: index = open_store(root)
     except PatchError as e: return [e], {}
     if index is not None: return bad, dict(patches=check_store(root, progress, bad))
-    if not bad: bad.extend(strange_splits(root))
-    with Reader() as read:
+    if not bad and bands is None: bad.extend(strange_splits(root))
+    with Reader(bands=bands) as read:
         for name, (img, mask) in folders(root).items():
-            try: counts[name] = check_folders(img, mask, name, bad, read, progress)
+            try: counts[name] = check_folders(root if bands and name == 'images' else img, mask, name, bad, read, progress)
             except PatchError as e: bad.append(e)
     return bad, counts
 
 # %% ../../nbs/14_data.check.ipynb #eb705df0
 def check_units(
-    x,               # `(N, 14, H, W)` patches
+    split: Split,    # patches
     path,            # where they are from, for the message
-    scaling: Scaling # of the model that is to see them
+    scaling: Scaling # of the model that is to be used on them
 ):
-    "`PatchError` for patches that are not in the benchmark's units, unless the model learned from such too"
-    tops = np.add(scaling.shift, scaling.scale)[L4S.optical]
-    if tops.max() <= 1.001 or np.median(tops) > 100: return
-    some = np.unique(np.linspace(0, len(x) - 1, min(len(x), 64)).astype(int))
-    sample = np.concatenate([np.asarray(x[i], np.float32)[:, ::8, ::8].reshape(len(L4S), -1) for i in some], 1)
-    if (fault := patches_fault(sample)): raise PatchError(path, f'{fault} (--force goes on all the same)')
+    "`PatchError` for patches that are not in the units of their bands, unless the model was trained on such too"
+    if len(scaling.shift) != len(split.bands): return
+    tops = np.add(scaling.shift, scaling.scale)[split.bands.optical]
+    if split.bands == L4S and (tops.max() <= 1.001 or np.median(tops) > 100): return
+    some = np.unique(np.linspace(0, len(split) - 1, min(len(split), 64)).astype(int))
+    sample = np.concatenate([np.asarray(split.x[i], np.float32)[:, ::8, ::8].reshape(len(split.bands), -1) for i in some], 1)
+    if (fault := patches_fault(sample, split.bands)): raise PatchError(path, f'{fault} (--force skips this check)')
 
 # %% ../../nbs/14_data.check.ipynb #2a8f767a
 def fault_table(
@@ -270,10 +244,7 @@ def fault_table(
     return '\n'.join(f'{o:<{wide}}  {fault}' for o, fault in rows)
 
 # %% ../../nbs/14_data.check.ipynb #358954de
-def count_line(
-    faults: list, # `PatchError`s
-    counts: dict  # what was looked at
-) -> str:
-    "What was looked at, and the number of faults"
+def count_line(faults, counts): # what `check_data` returns
+    "What was checked, and the number of faults"
     looked = ', '.join(f'{k}: {v}' if isinstance(v, int) else f'{k}: {v[0]} images, {v[1]} masks' for k, v in counts.items())
     return f'{len(faults) or "no"} fault{"s"*(len(faults) != 1)} ({looked or "nothing to look at"})'

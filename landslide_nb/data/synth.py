@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, zoom
 from scipy.stats import norm
 from ..core.base import PatchError, with_bar
 from .bands import L4S, PATCH
-from .hdf5 import write_mask, write_patch
+from .files import write_mask, write_patch
 from .terrain import (RIVER, cast_shadow, fractal, make_fields, make_road, make_scars, mountains,
                                        shading, slope_degrees)
 

@@ -17,9 +17,8 @@ import torch
 from fastai.torch_core import default_device
 from ..core.base import with_bar
 from ..data.bands import IGNORE, L4S, rgb
-from ..data.hdf5 import read_mask, read_patch
-from ..data.folders import patch_files
-from ..data.arrays import open_store
+from ..data.files import patch_files, read_mask, read_patch
+from ..data.store import open_store
 from ..data.loader import as_split
 from ..model.dropout import evaluating
 from ..model.uncertainty import load_run

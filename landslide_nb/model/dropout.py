@@ -11,7 +11,7 @@ __all__ = ['dropout_site', 'mc_dropout']
 from contextlib import contextmanager
 from torch import nn
 import torch
-from ..core.precision import cast_once
+from ..core.base import cast_once
 
 # %% ../../nbs/20_model.dropout.ipynb #beb5d53f
 def first_conv(

@@ -195,19 +195,6 @@ def read_meta(
     return meta
 
 # %% ../../nbs/24_model.files.ipynb #db2399ee
-def checked_bands(
-    path, # `model.json`, for the message
-    d     # whatever stands there as the bands
-) -> Bands:
-    "The bands of a description; `ModelError` where they are none"
-    kinds = str, (int, float, type(None)), str, (int, float), (int, float)
-    good = lambda b: isinstance(b, list) and len(b) == len(kinds) and all(isinstance(v, k) and not isinstance(v, bool) for v, k in zip(b, kinds))
-    if not isinstance(d, list) or not 0 < len(d) <= 10_000 or not all(map(good, d)): raise ModelError(path, 'bands must be a list of name, wavelength, unit, mean and full scale')
-    if not all(0 < len(b[0]) <= 64 and (b[0] + b[2]).isprintable() for b in d): raise ModelError(path, 'bands have names that cannot be shown')
-    if not all(0 < v < 1e30 for b in d for v in (*b[3:], 1 if b[1] is None else b[1])): raise ModelError(path, 'bands have numbers that are not positive')
-    if len({b[0] for b in d}) < len(d): raise ModelError(path, 'two bands have the same name')
-    return Bands(d)
-
 def read_config(
     path,     # `model.json`, for the messages
     config,   # whatever stands there as the config
@@ -215,7 +202,10 @@ def read_config(
     old: bool # whether the description is of format 2, which had names alone, and the number in its config
 ) -> tuple: # arguments of `create_segmenter`; `Bands`
     "What network it is, for which bands; `ModelError` where that cannot be"
-    if not old: return checked_config(path, config), checked_bands(path, bands)
+    if not old:
+        config = checked_config(path, config)
+        try: return config, Bands.checked(bands)
+        except ValueError as e: raise ModelError(path, str(e)) from None
     if bands != list(L4S.names): raise ModelError(path, 'made for other bands than the benchmark\'s')
     config = dict(config) if isinstance(config, dict) else {}
     found = {len(o): o for o in (L4S, RGB)}.get(config.pop('in_channels', None))

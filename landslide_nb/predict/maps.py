@@ -16,13 +16,10 @@ import torch
 import zipfile
 from contextlib import closing, nullcontext
 from pathlib import Path
-from ..core.base import PatchError, note_fault, atomic_path, with_bar
-from ..core.precision import autocast, cast_once
-from ..data.hdf5 import read_mask, shape_text, write_h5, write_mask
-from ..data.folders import listed, numbered, unique
-from ..data.arrays import release, scratch
-from ..data.check import mask_faults
-from ..data.store import Split
+from ..core.base import PatchError, note_fault, atomic_path, with_bar, autocast, cast_once
+from ..data.files import listed, numbered, read_mask, shape_text, unique, write_h5, write_mask
+from ..data.store import Split, release, scratch
+from ..data.check import file_faults
 from ..data.loader import SplitDL
 from ..model.dropout import MC_DROPOUT, evaluating
 from ..model.metrics import confusion, scores
@@ -248,7 +245,7 @@ def drop_faulty(
 ):
     "Take the pairs out of which either cannot be read"
     for n in list(t):
-        faults = mask_faults(p[n], None) + mask_faults(t[n], None)
+        faults = [e for o in (p[n], t[n]) for e in file_faults(o, False, size=None)[0]]
         bad.extend(faults)
         if faults: del p[n], t[n]
 

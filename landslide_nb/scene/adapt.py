@@ -15,15 +15,13 @@ import json
 from fastai.torch_core import default_device
 from ..core.base import InputError, PatchError, write_json, with_bar
 from ..data.bands import PATCH
-from ..data.arrays import release, scratch
-from ..data.store import Split, read_split
+from ..data.store import Split, read_split, release, scratch
 from ..model.files import load_for_patches, save_model, ModelError, ModelInfo, is_starter, load_model
 from ..predict.maps import unlabelled_dl
 from ..predict.adapt import adapt_to_region
 from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
-from ..train.stage import Region, train_stage
-from ..train.run import begin_run
+from ..train.run import begin_run, region_model, train_stage
 from .grid import SceneError
 from .sentinel import Scene
 from .windows import checksum, fingerprint
@@ -109,8 +107,7 @@ def pseudo_labelled(
     progress: bool   # show a bar
 ) -> Split: # the same windows with masks, 255 where the teacher is not sure; without, where the stage will not be trained
     "Windows as labelled patches, where nobody has labelled any; the teacher is adapted to them first"
-    region = Region(stage, split, amp, False)
-    teacher = region.take(teacher)
+    teacher, _ = region_model(teacher, stage, split, amp, False)
     if not stage.iters: return split
     dl = unlabelled_dl(split, stage.bs, next(teacher.parameters()).device)
     bank = PseudoBank(teacher, dl, stage.keep, stage.passes, stage.drop, seed, stage.reduce, amp, progress, stage.answer, stage.uncertainty).make()

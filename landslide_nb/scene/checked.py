@@ -26,8 +26,7 @@ from ..predict.maps import unlabelled_dl
 from ..predict.adapt import adapt_to_region
 from ..selftrain.bank import PseudoBank
 from ..train.recipe import Stage
-from ..train.run import begin_run
-from ..train.stage import train_stage
+from ..train.run import begin_run, train_stage
 from .grid import Grid, SceneError, geo, grid_of, open_raster
 from .area import Shapes, read_frame
 from .sentinel import Scene

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from ..core.base import InputError, with_bar
 from ..data.bands import PATCH
-from ..data.folders import LAYOUTS, SPLITS
-from ..data.hdf5 import write_mask, write_patch
+from ..data.files import LAYOUTS, SPLITS, write_mask, write_patch
 from .grid import Grid, SceneError, geo
 from .area import Shapes
 from .sentinel import Scene

@@ -15,7 +15,7 @@ from fastai.vision.augment import RandTransform
 from fastcore.basics import patch, store_attr
 from torch import nn
 from torch.utils.data import SequentialSampler
-from ..data.arrays import release, scratch
+from ..data.store import release, scratch
 from ..model.dropout import MC_DROPOUT
 from ..model.files import unwrapped
 from ..predict.maps import query_teacher, teacher_answers

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from fastcore.basics import patch
 from ..data.bands import IGNORE
-from ..data.arrays import release, scratch
+from ..data.store import release, scratch
 
 # %% ../../nbs/40_selftrain.selection.ipynb #672be3ec
 EXACT_PIXELS = 2**25

@@ -12,8 +12,7 @@ import os
 from contextlib import contextmanager
 import numpy as np
 import torch
-from torch import distributed as dist
-from torch import nn
+from torch import distributed as dist, nn
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import chunked
 from ..core.base import with_bar
@@ -21,7 +20,7 @@ from ..predict.maps import query_batch
 
 # %% ../../nbs/64_train.processes.ipynb #a87e2aea
 def many_processes() -> bool:
-    "Whether several processes train together; they are connected at the first call"
+    "Whether several processes train together; the first call connects them"
     if num_distrib() < 2: return False
     if not dist.is_initialized():
         try: from accelerate import PartialState
@@ -38,11 +37,10 @@ def process_device() -> torch.device:
 
 # %% ../../nbs/64_train.processes.ipynb #cd4aed9b
 def wait_for_processes():
-    "Go on when every process has come here"
+    "Continue when all processes have come to this point"
     if many_processes(): dist.barrier()
-
 def leave_processes() -> int: # this process's number
-    "Part from the other processes"
+    "Disconnect from the other processes"
     if dist.is_initialized(): dist.destroy_process_group()
     return rank_distrib()
 
@@ -50,12 +48,12 @@ def leave_processes() -> int: # this process's number
 def my_share(
     bs: int,          # patches of the batch of all processes
     least: int = 1,   # patches that each process must get
-    rank: int = None, # this process by default
+    rank: int = None, # number of the process, this one by default
     world: int = None # number of processes, from the environment by default
-) -> slice: # which patches of the batch are this process's
-    "Deal a batch to the processes; `ValueError` where it cannot be dealt evenly, or there is too little to deal"
+) -> slice: # the patches of the process
+    "The share of a batch that a process gets; `ValueError` where shares are unequal or too small"
     rank, world = rank_distrib() if rank is None else rank, world or num_distrib() or 1
-    if bs % world: raise ValueError(f'a batch of {bs} patches cannot be dealt evenly to {world} processes')
+    if bs % world: raise ValueError(f'a batch of {bs} patches cannot be split evenly between {world} processes')
     if world > 1 and bs < least*world: raise ValueError(f'a batch of {bs} gives {world} processes less than {least} patches each')
     return slice(rank, None, world)
 
@@ -63,8 +61,8 @@ def my_share(
 def own_seed(
     seed: int,       # of the run
     rank: int = None # this process by default
-) -> int: # the same in the first process, another one in each of the others
-    "A seed for what each process draws by itself: augmentation, mix-up, dropout"
+) -> int: # `seed` in the first process, another in each of the others
+    "A seed for the random numbers of one process: augmentation, mix-up, dropout"
     rank = rank_distrib() if rank is None else rank
     return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]) if rank else seed
 
@@ -73,13 +71,13 @@ def own_chance(
     state: dict|None, # from `load_checkpoint`
     seed: int,        # of the run
     rank: int = None  # this process by default
-) -> dict|None: # the state as it was in the first process
-    "A checkpoint with random numbers of this process's own"
+) -> dict|None: # unchanged in the first process
+    "A checkpoint with the random states of this process"
     rank = rank_distrib() if rank is None else rank
     if state is None or not rank: return state
     rng = np.random.default_rng((seed, rank, state['epoch'], state['at']))
     draw = lambda: int(rng.integers(2**31))
-    random = dict(state['random'], torch=torch.Generator().manual_seed(draw()).get_state(), cuda=[])
+    random = dict(state['random'], torch_state=torch.Generator().manual_seed(draw()).get_state(), torch_cuda_state=[])
     cbs = {k: dict(v, rng=np.random.default_rng(draw()).bit_generator.state, pass_seed=draw()) if 'pass_seed' in v else v
            for k, v in state['cbs'].items()}
     return dict(state, random=random, cbs=cbs)
@@ -88,9 +86,9 @@ def own_chance(
 @contextmanager
 def in_step(
     learn, # a `Learner` whose training loader gathers `my_share`
-    device # where this process trains
+    device # of this process
 ):
-    "Within the block, fits train together with the other processes; in a single process nothing changes"
+    "Within the block, `fit` trains together with the other processes; in a single process nothing changes"
     if not many_processes():
         yield learn
         return
@@ -105,34 +103,19 @@ def in_step(
 def plain_batch_norm(
     model: nn.Module # trained
 ):
-    "Bring synchronised batch norms back to those of a single process, which work on any device"
+    "Turn synchronised batch norms into plain ones, which work on any device"
     for m in model.modules():
         if isinstance(m, nn.SyncBatchNorm): m.__class__ = nn.BatchNorm2d
 
-# %% ../../nbs/64_train.processes.ipynb #b326a987
-def from_process(
-    rank: int,    # the process that has the arrays
-    arrays,       # float32 arrays of one shape; not looked at in the other processes
-    n: int,       # how many
-    shape: tuple, # of each
-    device        # of this process
-) -> list: # the arrays, in every process
-    "What one process computed, in all of them"
-    if num_distrib() < 2: return list(arrays)
-    mine, res = rank == rank_distrib(), []
-    for i in range(n):
-        t = torch.as_tensor(arrays[i]).to(device).contiguous() if mine else torch.empty(shape, device=device)
-        dist.broadcast(t, rank)
-        res.append(t.cpu().numpy())
-    return res
-
 # %% ../../nbs/64_train.processes.ipynb #f9e65c1a
 def dealt_answers(teacher, dl, seed=None, progress=True, **kwargs):
-    "`teacher_answers` with the batches dealt out to the processes: the same answers in the same order, in every process"
-    world, rank, device, mine = num_distrib() or 1, rank_distrib(), next(teacher.parameters()).device, None
-    for batches in chunked(enumerate(with_bar(dl, progress, 'asking the teacher')), world):
-        batches = [(i, b[0] if isinstance(b, (tuple, list)) else b) for i, b in batches]
+    "`teacher_answers`, computed by all processes together: the same results in the same order in each"
+    world, rank = num_distrib() or 1, rank_distrib()
+    for batches in chunked(enumerate(with_bar(dl, progress, 'querying the teacher')), world):
+        mine, answers = None, [None] * world
         if rank < len(batches):
-            i, x = batches[rank]
-            mine = query_batch(teacher, x, seed=None if seed is None else seed + i, **kwargs)
-        for r, (_, x) in enumerate(batches): yield from_process(r, mine, 2, (len(x), *x.shape[-2:]), device)
+            i, b = batches[rank]
+            mine = query_batch(teacher, b[0] if isinstance(b, (tuple, list)) else b, seed=None if seed is None else seed + i, **kwargs)
+        if world > 1: dist.all_gather_object(answers, mine)
+        else: answers = [mine]
+        yield from answers[:len(batches)]

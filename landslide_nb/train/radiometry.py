@@ -1,4 +1,4 @@
-"""Training patches under another sun, through another sky
+"""Illumination, atmosphere, sensor and terrain of training patches
 
 Docs: https://landslide-nb.github.io/landslide_nb/train.radiometry.html.md"""
 
@@ -8,8 +8,6 @@ Docs: https://landslide-nb.github.io/landslide_nb/train.radiometry.html.md"""
 __all__ = ['Radiometry']
 
 # %% ../../nbs/60_train.radiometry.ipynb #406204aa
-from dataclasses import dataclass
-from math import radians
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -21,25 +19,25 @@ from ..data.block import BandImage
 def reflectance_units(
     bands # `Bands` of a patch
 ) -> torch.Tensor: # `(C, 1, 1)`
-    "What a patch's numbers are multiplied by to become reflectance, degrees and metres"
+    "Factors from the values of a patch to reflectance, degrees and metres"
     return torch.tensor([b.mean / (b.full if b.nm else 1.) for b in bands], dtype=torch.float32)[:, None, None]
 
 # %% ../../nbs/60_train.radiometry.ipynb #cc45d19a
 def spread(
     lo: float, # smallest
     hi: float, # largest
-    like: torch.Tensor, # on whose device
-    *shape: int# of the result
+    like: torch.Tensor, # tensor on the device of the result
+    *shape: int # of the result
 ) -> torch.Tensor:
-    "Uniform numbers, drawn on the CPU so that every device gets the same"
+    "Uniform random numbers, drawn on the CPU so that they are the same for every device"
     return (lo + (hi - lo) * torch.rand(*shape)).to(like.device)
 
 # %% ../../nbs/60_train.radiometry.ipynb #40ef0a3c
 def smooth_field(
     like: torch.Tensor, # `(B, C, H, W)`
-    cells: int = 4      # of the coarse noise along a side
+    cells: int = 4      # cells of the coarse noise along a side
 ) -> torch.Tensor: # `(B, 1, H, W)` in [0, 1]
-    "Noise without detail, as clouds and haze have it"
+    "Smooth noise, for clouds and haze"
     return F.interpolate(spread(0, 1, like, len(like), 1, cells, cells), like.shape[-2:], mode='bicubic').clamp(0, 1)
 
 # %% ../../nbs/60_train.radiometry.ipynb #8a69a7b9
@@ -49,7 +47,7 @@ def relit(
     azimuth: torch.Tensor,# `(B,)` degrees clockwise from north
     pixel: float = 10.    # metres
 ) -> torch.Tensor: # `(B, H, W)`, 1 on level ground
-    "Light on the ground, relative to level ground under the same sun; nothing is darker than the sky's own light"
+    "Illumination relative to level land, with diffuse light as the lower limit"
     south, east = torch.gradient(dem, spacing=pixel, dim=(1, 2))
     z, a = (o.deg2rad()[:, None, None] for o in (zenith, azimuth))
     facing = south * a.cos() - east * a.sin() # rise away from the sun
@@ -57,7 +55,7 @@ def relit(
 
 # %% ../../nbs/60_train.radiometry.ipynb #fcc76ac5
 def sun(optical, terrain, nm):
-    "Half of the light of a sun 25 to 75 degrees high, in the southern or the northern sky"
+    "Illumination by a sun 25 to 75 degrees high, in the south or the north, blended in with weight 0.5"
     n = len(optical)
     light = relit(terrain[:, 1], spread(15, 65, optical, n), spread(90, 270, optical, n) + 180*(spread(0, 1, optical, n) < .2))
     return optical * (.5 + .5*light)[:, None], terrain
@@ -74,13 +72,13 @@ def haze(optical, terrain, nm):
     "A change of aerosol depth at 550 nm by -0.1 to 0.4, uneven over the patch"
     n = len(optical)
     depth = spread(-.1, .4, optical, n, 1, 1, 1) * (nm / 550)[:, None, None]**-spread(.8, 1.8, optical, n, 1, 1, 1)
-    depth = depth * (nm != 1374)[:, None, None] # there water vapour hides the lower air
+    depth = depth * (nm != 1374)[:, None, None] # water vapour absorbs there
     added = .1 * depth * (.7 + .6*smooth_field(optical))
     dark = optical.flatten(2).quantile(.01, 2)[..., None, None] if optical.shape[-1] <= 512 else optical.amin((2, 3), keepdim=True)
     return optical * (-.2*depth).exp() + added.maximum(-.5*dark), terrain
 
 def cirrus(optical, terrain, nm):
-    "Thin ice cloud of up to 0.04 in band 10, in bands and holes"
+    "Thin, uneven ice cloud of up to 0.04 in band 10"
     strength = spread(0, .04, optical, len(optical), 1, 1, 1) * smooth_field(optical, 5)
     colour = torch.where(nm > 2000, .5, torch.where(nm > 1500, .6, 1.))[:, None, None]
     return optical * (1 - strength) + strength * colour, terrain
@@ -102,7 +100,7 @@ def blur(optical, terrain, nm):
 
 # %% ../../nbs/60_train.radiometry.ipynb #33da7d03
 def terrain(optical, terrain, nm):
-    "Relief times 0.7 to 1.4, and the ground up to 1000 metres higher or lower"
+    "Relief times 0.7 to 1.4, and elevation up to 1000 metres higher or lower"
     n = len(optical)
     stretch, (slope, dem) = spread(-.35, .35, optical, n, 1, 1).exp(), terrain.unbind(1)
     mean = dem.mean((1, 2), keepdim=True)
@@ -114,10 +112,10 @@ EFFECTS = dict(terrain=terrain, sun=sun, gain=gain, blur=blur, haze=haze, cirrus
 
 # %% ../../nbs/60_train.radiometry.ipynb #f7deac05
 class Radiometry(RandTransform):
-    "Put training patches under another sun and sky; labels stay where they are"
+    "Radiometric augmentation of training patches; labels do not change"
     order, split_idx = 15, 0 # before `BatchAugment`
     def __init__(self,
-        effects = tuple(EFFECTS), # which of `EFFECTS`; 'sun' and 'terrain' need slope and elevation
+        effects = tuple(EFFECTS), # names of `EFFECTS`; 'sun' and 'terrain' need slope and elevation
         p: float = .5             # probability of each, for each patch
     ):
         super().__init__(p=1.)

@@ -14,14 +14,14 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core.base import InputError
 from ..data.bands import PATCH
-from ..data.folders import SPLITS
+from ..data.files import SPLITS
 from ..model.dropout import DROP
 from ..model.files import MOST
 from ..model.uncertainty import UNCERTAINTIES
 
 # %% ../../nbs/61_train.recipe.ipynb #f024b651
 class RecipeError(InputError):
-    "A recipe that cannot be run: which one, and why"
+    "A recipe that cannot be run"
     def __init__(self,
         fault: str # what is wrong
     ): super().__init__('recipe', fault)
@@ -31,19 +31,19 @@ class RecipeError(InputError):
 # %% ../../nbs/61_train.recipe.ipynb #4633ca29
 @dataclass(frozen=True)
 class Stage:
-    "One model of a recipe; what the paper leaves open has its default here"
+    "One model of a recipe"
     name: str                       # also the name of its folder
     arch: str = 'deeplabv3plus'     # 'deeplabv3plus', 'hrnet' or another of segmentation_models_pytorch
     backbone: str = 'resnet50'      # timm model
     pretrained: bool = False        # start the backbone from ImageNet weights (needs the hub)
     teacher: str|None = None        # earlier stage that makes the pseudo labels, None for labelled data only
     unlabelled: tuple = ()          # splits that the teacher labels
-    init: str|None = None           # earlier stage whose weights it starts from, or 'starter', the library's own model
-    iters: int = 60_000             # iterations; with 0, what it starts from is taken to its region and is its model
+    init: str|None = None           # earlier stage whose weights it starts from, or 'starter', the model in the package
+    iters: int = 60_000             # iterations; with 0 the initial model is adapted to the region
     bs: int = 16                    # labelled patches a batch, and as many unlabelled ones
     size: int = 256                 # pixels of an augmented patch; prediction magnifies as much
     scale: tuple = (.75, 1.5)       # range of the random resize (open in the paper)
-    radiometry: float = 0.          # probability of each effect of sun and sky on a labelled patch, see `Radiometry`; none in the paper
+    radiometry: float = 0.          # probability of each radiometric effect on a labelled patch, see `Radiometry`; none in the paper
     lr: float = .01                 # learning rate at the start (open in the paper)
     power: float = .9               # of the polynomial decay (open in the paper)
     momentum: float = .9            # Nesterov
@@ -52,18 +52,17 @@ class Stage:
     keep: tuple = (.9, .7)          # share kept of background and landslide pixels
     passes: int = 10                # stochastic passes of the teacher
     drop: float = DROP              # dropout probability of these passes
-    train_drop: float = 0.          # and of the same site in training (open in the paper); it distorts the batch norms behind it
+    train_drop: float = 0.          # dropout probability at the same site in training (open in the paper); it distorts the batch norms behind it
     weight: float = 1.              # of the unlabelled half's loss
-    refresh: int|None = None        # ask the teacher anew every so many reports
+    refresh: int|None = None        # renew the pseudo labels every so many reports
     uncertainty: str = 'logits'     # kind of uncertainty that ranks pixels, of `UNCERTAINTIES`
     reduce: str = 'mean'            # of the logits' variance: 'mean' over the classes, or the 'predicted' one's (open in the paper)
     answer: str = 'plain'           # the teacher's prediction: 'plain', or the 'mean' of its passes (open in the paper)
-    from_student: bool = False      # where it is asked anew, the student of the moment is the teacher
-    region: bool = False            # the teacher, or without one the finished model, is adapted to the unlabelled patches by their statistics; not in the paper
+    from_student: bool = False      # renewed labels come from the current student
+    region: bool = False            # adapt the teacher, or the finished model without one, to the unlabelled patches; not in the paper
     every: int = 1000               # iterations between two reports
 
-    def __post_init__(self):
-        for check in _CHECKS: check(self)
+    def __post_init__(self): checked_stage(self)
 
     @property
     def zoom(self):
@@ -71,8 +70,8 @@ class Stage:
         return self.size / PATCH
 
 # %% ../../nbs/61_train.recipe.ipynb #e2bbda6a
-def _types(s):
-    "Every field of its declared type; TOML's lists become tuples, a whole number passes for a float"
+def check_types(s):
+    "Every field of its declared type; TOML's lists become tuples, a whole number is a valid float"
     for f in fields(s):
         v = getattr(s, f.name)
         if isinstance(v, list): object.__setattr__(s, f.name, v := tuple(v))
@@ -82,42 +81,35 @@ def _types(s):
             raise RecipeError(f'stage {s.name!r}: {f.name} must be of type {kind}, not {v!r}')
 
 # %% ../../nbs/61_train.recipe.ipynb #a23b5eb6
-def _pairs(s):
-    "Two numbers where two are needed"
-    for k in ('scale', 'keep'):
-        v = getattr(s, k)
-        if len(v) != 2 or not all(isinstance(o, (int, float)) and o >= 0 for o in v):
-            raise RecipeError(f'stage {s.name!r}: {k} must be two numbers, not {list(v)}')
+def one_of(names): return f'be one of {" ".join(names)}', lambda v: v in names
+
+RULES = (
+    ('bs size every passes refresh', 'be 1 or more', lambda v: v >= 1),
+    ('iters', 'be 0 or more', lambda v: v >= 0),
+    ('size', f'be {MOST["zoom"] * PATCH} or less', lambda v: v <= MOST['zoom'] * PATCH),
+    ('lr power momentum wd alpha weight', 'be a number from 0 on', lambda v: 0 <= v < float('inf')),
+    ('radiometry', 'lie in [0, 1]', lambda v: 0 <= v <= 1),
+    ('drop train_drop', 'lie in [0, 1)', lambda v: 0 <= v < 1),
+    ('scale keep', 'be two numbers', lambda v: len(v) == 2 and all(isinstance(o, (int, float)) for o in v)),
+    ('scale', 'ascend from above 0', lambda v: 0 < v[0] <= v[1] < float('inf')),
+    ('keep', 'lie in [0, 1]', lambda v: all(0 <= o <= 1 for o in v)),
+    ('uncertainty', *one_of(UNCERTAINTIES)), ('reduce', *one_of(('mean', 'predicted'))), ('answer', *one_of(('plain', 'mean'))),
+    ('unlabelled', f'name splits of {" ".join(SPLITS)}', lambda v: all(o in SPLITS for o in v)))
 
 # %% ../../nbs/61_train.recipe.ipynb #8db1ec42
-def _names(s):
-    "Splits that there are, a teacher with something to label, a name that makes a folder"
-    bad = [o for o in s.unlabelled if o not in SPLITS]
-    if bad: raise RecipeError(f'stage {s.name!r}: unknown split {bad[0]!r}, one of {" ".join(SPLITS)}')
+def checked_stage(
+    s: Stage # any
+):
+    "`RecipeError` for a field of the wrong type or out of range, and for fields that contradict each other"
+    check_types(s)
+    for names, rule, holds in RULES:
+        for k in names.split():
+            if (v := getattr(s, k)) is not None and not holds(v): raise RecipeError(f'stage {s.name!r}: {k} must {rule}, not {v!r}')
+    if not s.name or Path(s.name).name != s.name or s.name.startswith('.'): raise RecipeError(f'{s.name!r} is not a valid stage name')
     if (s.teacher or s.region) and not s.unlabelled: raise RecipeError(f'stage {s.name!r}: a teacher or a region needs unlabelled splits')
     if s.unlabelled and not (s.teacher or s.region): raise RecipeError(f'stage {s.name!r}: unlabelled splits need a teacher, or region')
     if not s.iters and not (s.init and s.region):
-        raise RecipeError(f'stage {s.name!r}: a stage that may not train needs a model to start from (init) and a region')
-    if not s.name or Path(s.name).name != s.name or s.name.startswith('.'): raise RecipeError(f'{s.name!r} is no stage name')
-
-# %% ../../nbs/61_train.recipe.ipynb #418f22ea
-def _ranges(s):
-    "Numbers in their ranges"
-    for k, known in (('uncertainty', UNCERTAINTIES), ('reduce', ('mean', 'predicted')), ('answer', ('plain', 'mean'))):
-        if getattr(s, k) not in known: raise RecipeError(f'stage {s.name!r}: {k} must be one of {" ".join(known)}, not {getattr(s, k)!r}')
-    if not 0 <= s.radiometry <= 1: raise RecipeError(f'stage {s.name!r}: radiometry must lie in [0, 1]')
-    for k in ('drop', 'train_drop'):
-        if not 0 <= getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must lie in [0, 1)')
-    for k in ('bs', 'size', 'every', 'passes', 'refresh'):
-        if getattr(s, k) is not None and getattr(s, k) < 1: raise RecipeError(f'stage {s.name!r}: {k} must be 1 or more')
-    if s.iters < 0: raise RecipeError(f'stage {s.name!r}: iters must be 0 or more')
-    if s.size > MOST['zoom'] * PATCH: raise RecipeError(f'stage {s.name!r}: size must be {MOST["zoom"] * PATCH} or less')
-    for k in ('lr', 'power', 'momentum', 'wd', 'alpha', 'weight'):
-        if not 0 <= getattr(s, k) < float('inf'): raise RecipeError(f'stage {s.name!r}: {k} must be a number from 0 on')
-    if not 0 < s.scale[0] <= s.scale[1] < float('inf') or max(s.keep) > 1:
-        raise RecipeError(f'stage {s.name!r}: scale must ascend from above 0, and keep lie in [0, 1]')
-
-_CHECKS = (_types, _pairs, _names, _ranges)
+        raise RecipeError(f'stage {s.name!r}: a stage of no iterations needs a model to start from (init) and a region')
 
 # %% ../../nbs/61_train.recipe.ipynb #a1852bfc
 @dataclass(frozen=True)
@@ -202,7 +194,7 @@ RECIPES = {r.name: r for r in (PAPER, PAPER_ABLATION, BEST, QUICK, DEMO)}
 def from_starter(self:Recipe,
     config: dict # of the starter model
 ) -> Recipe:
-    "The recipe whose stages start from the library's own model where they would start from nothing, with its architecture, without ImageNet"
+    "The recipe with the starter as initial model where stages have none, with its architecture, without ImageNet weights"
     own = dict(arch=config['arch'], backbone=config['backbone'], size=round(config['zoom'] * PATCH), pretrained=False)
     return Recipe(self.name, [replace(s, **own, init=s.init or 'starter') for s in self.stages])
 
@@ -210,7 +202,7 @@ def from_starter(self:Recipe,
 def get_recipe(
     name: str # 'paper', 'paper-ablation', 'best', 'quick', 'demo', or a TOML file
 ) -> Recipe:
-    "A recipe by name or from a file; `RecipeError` where there is none or it is broken"
+    "A recipe by name or from a file; `RecipeError` where there is none or it is not valid"
     if str(name) in RECIPES: return RECIPES[str(name)]
     path = Path(name)
     if not path.is_file(): raise RecipeError(f'{name}: neither a recipe ({", ".join(RECIPES)}) nor a TOML file')
