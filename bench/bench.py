@@ -31,7 +31,7 @@ from landslide_nb.data.synth import LABELLED, synth_patch, write_world
 from landslide_nb.data.store import Split, pack_data, read_split
 from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment
-from landslide_nb.model.dropout import mc_dropout, uncertainty_map
+from landslide_nb.model.dropout import mc_dropout
 from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.metrics import confusion, scores
 from landslide_nb.model.segmenter import create_segmenter
@@ -205,7 +205,7 @@ def bench_uncertainty(tmp, rows):
         with torch.no_grad(), autocast('cpu', amp):
             for _ in range(n): model(x)
     def mc(amp, key):
-        with autocast('cpu', amp): out[key] = uncertainty_map(*mc_dropout(model, x, 10, .3, 0))
+        with autocast('cpu', amp): out[key] = mc_dropout(model, x, 10, .3, 0)[1].mean(1)
     s = interleave(5, one=lambda: plain(1, False), mc=lambda: mc(True, 'low'))
     mc(False, 'full')
     from scipy.stats import spearmanr
@@ -236,13 +236,13 @@ def live_hands(tmp):
     map_scene('starter', Scene(tmp/'scene/scene.tif', tmp/'scene/dem.tif'), tmp/'map', uncertainty='margin', progress=False)
     xs, ys = (np.stack(o) for o in zip(*(synth_patch(LABELLED, i) for i in range(16))))
     split, (model, info) = Split(xs, ys), load_model('starter')
-    bank = PseudoBank(model, unlabelled_dl(Split(xs), BS, 'cpu'), kind='margin', progress=False).make()
+    bank = PseudoBank(model, unlabelled_dl(Split(xs), BS, 'cpu'), uncertainty='margin', progress=False).make()
     shell = lambda e, name: Shell(e).hands[name]
     steps, view = np.linspace(.1, .9, 21), MapShell(explore_map(tmp/'map'))
-    return {'explore: opacity': (shell(explore(split, 'starter', kind='margin', progress=False), 'opacity'), steps),
-            'explore: another patch, asked for the first time, kind=margin': (
-                shell(explore(split, 'starter', kind='margin', progress=False), 'n'), range(1, 16)),
-            'explore: another patch, asked for the first time, kind=symmetries': (
+    return {'explore: opacity': (shell(explore(split, 'starter', uncertainty='margin', progress=False), 'opacity'), steps),
+            'explore: another patch, asked for the first time, uncertainty=margin': (
+                shell(explore(split, 'starter', uncertainty='margin', progress=False), 'n'), range(1, 16)),
+            'explore: another patch, asked for the first time, uncertainty=symmetries': (
                 shell(explore(split, 'starter', progress=False), 'n'), range(1, 16)),
             'bank.explore: share of landslide': (shell(bank.explore(ys), 'landslide'), steps),
             'explore_crf: reach': (shell(explore_crf(bank.prob[0], xs[0], ys[0]), 'sxy'), np.arange(5., 26.)),

@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
     "A world, a recipe, and the run that nobody disturbed"
     folder = tmp_path_factory.mktemp('resume')
     write_world(folder/'world', 5, 3, 2, progress=False)
-    (folder/'tiny.toml').write_text(TINY + 'refresh = 1\n')
+    (folder/'tiny.toml').write_text(TINY)
     for name in ('warm', 'whole'): # the first start also imports the library: its time says nothing about a run's
         begin = time.perf_counter()
         p = start(folder/'world', folder/name, folder/'tiny.toml')

@@ -21,9 +21,9 @@ from ..data.files import listed, numbered, read_mask, shape_text, unique, write_
 from ..data.store import Split, release, scratch
 from ..data.check import file_faults
 from ..data.loader import SplitDL
-from ..model.dropout import DROP, evaluating
+from ..model.dropout import MC_DROPOUT, evaluating
 from ..model.metrics import confusion, scores
-from ..model.uncertainty import prob_and_doubt, asked_kind
+from ..model.uncertainty import prob_and_uncertainty, checked_uncertainty
 from .crf import crf_pool, crf_split
 
 # %% ../../nbs/33_predict.maps.ipynb #cde9f078
@@ -64,18 +64,17 @@ def predict_split(
 def query_batch(
     teacher: nn.Module,  # in eval mode; gives logits
     x: torch.Tensor,     # `(B, 14, H, W)`, scaled as the teacher expects
-    n: int = 10,         # stochastic passes
-    p: float = DROP,     # dropout probability
+    passes: int = 10,    # stochastic passes
+    drop: float = MC_DROPOUT, # their dropout probability
     seed: int = None,    # of the passes
-    reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it
     answer: str = 'plain',# see `query_teacher`
-    kind: str = 'logits' # of `UNCERTAINTIES`
+    uncertainty: str = 'logits' # of `UNCERTAINTIES`
 ) -> tuple: # landslide probability and uncertainty, both `(B, H, W)` float32 arrays
     "The teacher's probability and uncertainty for a batch"
     device = next(teacher.parameters()).device
     x = to_device(x, device).as_subclass(torch.Tensor)
-    with autocast(device, amp), cast_once(): res = prob_and_doubt(teacher, x, kind, n, p, seed, reduce, answer)
+    with autocast(device, amp), cast_once(): res = prob_and_uncertainty(teacher, x, uncertainty, passes, drop, seed, answer)
     return tuple(o.float().cpu().numpy() for o in res)
 
 # %% ../../nbs/33_predict.maps.ipynb #992feb05
@@ -87,7 +86,7 @@ def teacher_answers(
     **kwargs              # passed to `query_batch`
 ): # yields landslide probability and uncertainty, both `(B, H, W)` float32 arrays, batch by batch
     "Query the teacher about every batch"
-    for i, b in enumerate(with_bar(dl, progress, 'asking the teacher')):
+    for i, b in enumerate(with_bar(dl, progress, 'querying the teacher')):
         yield query_batch(teacher, b[0] if isinstance(b, (tuple, list)) else b, seed=None if seed is None else seed + i, **kwargs)
 
 # %% ../../nbs/33_predict.maps.ipynb #129bdc6b
@@ -111,19 +110,18 @@ def gather_maps(
 def query_teacher(
     teacher: nn.Module,  # frozen; gives logits
     dl,                  # un-augmented patches in order: a fastai or torch loader of `x` or `(x, …)` batches
-    n: int = 10,         # stochastic passes
-    p: float = DROP,     # dropout probability
+    passes: int = 10,    # stochastic passes
+    drop: float = MC_DROPOUT, # their dropout probability
     seed: int = None,    # of the passes; torch's global generator by default
-    reduce: str = 'mean',# see `uncertainty_map`
     amp: bool = True,    # mixed precision where the device has it
     progress: bool = True,# show a bar
     answer: str = 'plain',# the prediction: 'plain' for a forward without dropout, 'mean' for the mean of the passes
-    kind: str = 'logits', # of `UNCERTAINTIES`
+    uncertainty: str = 'logits', # of `UNCERTAINTIES`
     answers = teacher_answers # predicts batch by batch; another one can distribute the batches over several processes
 ) -> tuple: # landslide probability and uncertainty, both `(N, H, W)` float32
-    "The teacher's probability, and its uncertainty, for every patch; an unknown `answer` or `kind` raises `ValueError`"
+    "The teacher's probability, and its uncertainty, for every patch; an unknown `answer` or `uncertainty` raises `ValueError`"
     with evaluating(teacher):
-        return gather_maps(answers(teacher, dl, seed, progress, n=n, p=p, reduce=reduce, amp=amp, answer=answer, kind=kind), len(dl.dataset))
+        return gather_maps(answers(teacher, dl, seed, progress, passes=passes, drop=drop, amp=amp, answer=answer, uncertainty=uncertainty), len(dl.dataset))
 
 # %% ../../nbs/33_predict.maps.ipynb #93070712
 def score_masks(
@@ -168,9 +166,9 @@ def maps_of(
     model: nn.Module,  # in eval mode; gives logits
     split: Split,      # patches, in memory or on disk
     params,            # `CRFParams`, None for no CRF
-    kind: str,         # of the uncertainty, None for none
-    n: int,            # stochastic passes
-    p: float,          # dropout probability of the passes
+    uncertainty: str,  # of `UNCERTAINTIES`, None for none
+    passes: int,       # stochastic passes
+    drop: float,       # their dropout probability
     bs: int,           # patches a batch
     seed: int,         # of the passes
     progress: bool     # show a bar
@@ -179,7 +177,7 @@ def maps_of(
     dl, at = unlabelled_dl(split, bs, next(model.parameters()).device), 0
     with crf_pool() if params else nullcontext() as pool:
         for i, (x, _) in enumerate(with_bar(dl, progress, 'predicting')):
-            prob, unc = query_batch(model, x, n, p, seed + i, kind=kind) if kind else (predict_batch(model, x), None)
+            prob, unc = query_batch(model, x, passes, drop, seed + i, uncertainty=uncertainty) if uncertainty else (predict_batch(model, x), None)
             part, at = slice(at, at + len(x)), at + len(x)
             crf = crf_split(prob, split.x[part], params, progress=False, pool=pool) if params else None
             yield split.ns[part], prob, unc, crf
@@ -190,11 +188,11 @@ def predict_folder(
     split: Split,      # patches, in memory or on disk
     out,               # folder
     params = None,     # `CRFParams` to sharpen the contours of the masks, None for no CRF
-    uncertainty = False,       # also write the uncertainty: True for the kind that ranks errors best, or one of `UNCERTAINTIES`
+    uncertainty = False,       # also write the uncertainty: True for the one that ranks errors best, or one of `UNCERTAINTIES`
     save_prob: bool = False,   # also write the network's probability
     threshold: float = .5,     # landslide above this probability
-    n: int = 10,       # stochastic passes, for the kinds that make some
-    p: float = .3,     # dropout probability of the passes
+    passes: int = 10,  # stochastic passes, for `uncertainty='logits'`
+    drop: float = MC_DROPOUT, # their dropout probability
     bs: int = 16,      # patches a batch
     seed: int = 0,     # of the passes
     progress: bool = True, # show a bar
@@ -203,7 +201,7 @@ def predict_folder(
     "Predict a split and write the maps as they come, batch by batch; the model is left in eval mode"
     model.eval()
     found = 0
-    with closing(maps_of(model, split, params, asked_kind(uncertainty), n, p, bs, seed, progress)) as batches:
+    with closing(maps_of(model, split, params, checked_uncertainty(uncertainty), passes, drop, bs, seed, progress)) as batches:
         for ns, prob, unc, crf in batches:
             write_predictions(out, ns, prob, unc, save_prob, threshold, crf, save_crf)
             found += int(((prob if crf is None else crf) > threshold).sum())

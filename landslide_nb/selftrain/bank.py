@@ -12,11 +12,11 @@ import copy
 import numpy as np
 from fastai.data.load import DataLoader as FastaiLoader
 from fastai.vision.augment import RandTransform
-from fastcore.basics import patch
+from fastcore.basics import patch, store_attr
 from torch import nn
 from torch.utils.data import SequentialSampler
 from ..data.store import release, scratch
-from ..model.dropout import DROP
+from ..model.dropout import MC_DROPOUT
 from ..model.files import unwrapped
 from ..predict.maps import query_teacher, teacher_answers
 from .selection import select_class_balanced
@@ -58,19 +58,18 @@ class PseudoBank:
         teacher: nn.Module,     # gives logits; a copy of it as it is now makes the labels
         dl,                     # unlabelled patches, such as `dls.test_dl(files)`; read in order and un-augmented, or refused, see `in_order`
         keep: tuple = (.9, .7), # share kept of background and landslide pixels
-        n: int = 10,            # stochastic passes
-        p: float = DROP,        # dropout probability
+        passes: int = 10,       # stochastic passes
+        drop: float = MC_DROPOUT, # their dropout probability
         seed: int = None,       # of the passes
-        reduce: str = 'mean',   # see `uncertainty_map`
         amp: bool = True,       # mixed precision where the device has it
         progress: bool = True,  # show a bar
         answer: str = 'plain',  # see `query_teacher`
-        kind: str = 'logits',   # of `UNCERTAINTIES`
+        uncertainty: str = 'logits', # of `UNCERTAINTIES`
         answers = teacher_answers, # queries the teacher, see `query_teacher`
         select = select_class_balanced # the rule: of predicted classes, uncertainties and `keep`, gives labels and thresholds
     ):
-        self.teacher, self.dl, self.keep, self.n, self.p, self.seed = frozen(teacher), in_order(dl), keep, n, p, seed
-        self.reduce, self.amp, self.progress, self.answer, self.kind, self.answers, self.select, self.made = reduce, amp, progress, answer, kind, answers, select, 0
+        store_attr('keep,passes,drop,seed,amp,progress,answer,uncertainty,answers,select')
+        self.teacher, self.dl, self.made = frozen(teacher), in_order(dl), 0
         self.labels = self.thresholds = self.prob = self.unc = self.pred = None
 
     def __repr__(self):
@@ -84,8 +83,8 @@ class PseudoBank:
 def make(self:PseudoBank):
     "Query the teacher and select; called again, it uses other dropout masks"
     seed = None if self.seed is None else self.seed + 100_000 * self.made
-    self.prob, self.unc = query_teacher(self.teacher, self.dl, self.n, self.p, seed, self.reduce, self.amp, self.progress,
-                                        self.answer, self.kind, self.answers)
+    self.prob, self.unc = query_teacher(self.teacher, self.dl, self.passes, self.drop, seed, self.amp, self.progress,
+                                        self.answer, self.uncertainty, self.answers)
     self.pred = scratch(self.prob.shape, np.uint8)
     for i in range(0, len(self.pred), 64):
         self.pred[i:i + 64] = self.prob[i:i + 64] > .5

@@ -18,7 +18,7 @@ from fastai.torch_core import to_device
 from fastai.vision.augment import RandTransform
 from fastcore.basics import listify, patch
 from ..data.block import BandImage, LandslideMask
-from .bank import PseudoBank, frozen
+from .bank import PseudoBank
 
 # %% ../../nbs/42_selftrain.callback.ipynb #fde93c6c
 def mixup(
@@ -90,13 +90,10 @@ class SelfTraining(Callback):
         bs: int = None,      # unlabelled patches a batch, as many as labelled ones by default
         alpha: float = .4,   # mix-up's Beta(alpha, alpha), 0 for no mix-up
         weight: float = 1.,  # of the unlabelled half's loss, 1 in the paper
-        refresh: int = None, # make the labels anew every so many epochs; once and for all by default
-        from_student: bool = False, # let the student of the moment be the teacher when labels are made anew
         seed: int = None     # of `lam`, the permutations and the order of unlabelled patches
     ):
         self.bank, self.augment, self.bs, self.alpha, self.weight = bank, augment, bs, alpha, weight
-        self.refresh, self.from_student, self.seed = refresh, from_student, seed
-        self.history, self.batches, self.halves, self.resumed, self.within = [], None, None, None, False
+        self.seed, self.history, self.batches, self.halves, self.resumed, self.within = seed, [], None, None, None, False
 
 # %% ../../nbs/42_selftrain.callback.ipynb #e94ff6d1
 def training_tfms(
@@ -124,15 +121,6 @@ def begin(self:SelfTraining):
 
 @patch
 def after_fit(self:SelfTraining): self.batches = None
-
-# %% ../../nbs/42_selftrain.callback.ipynb #25e23250
-@patch
-def renew(self:SelfTraining):
-    "Make the labels anew where it is time"
-    if self.refresh and self.epoch and self.epoch % self.refresh == 0 and not self.within:
-        if self.from_student: self.bank.teacher = frozen(self.model)
-        self.bank.make()
-        self.batches = self.resumed = None
 
 # %% ../../nbs/42_selftrain.callback.ipynb #62cdc374
 @patch
@@ -192,7 +180,6 @@ def after_loss(self:SelfTraining):
 @patch
 def before_train(self:SelfTraining):
     if self.fresh: self.begin()
-    self.renew()
     self.since = 0 if self.within else len(self.history)
     if not len(self.dl): raise ValueError('the training loader has no batch: fewer patches than a batch holds')
 

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core.base import InputError
 from ..data.bands import PATCH
 from ..data.files import SPLITS
-from ..model.dropout import DROP
+from ..model.dropout import MC_DROPOUT
 from ..model.files import MOST
 from ..model.uncertainty import UNCERTAINTIES
 
@@ -51,14 +51,11 @@ class Stage:
     alpha: float = .4               # mix-up's Beta(alpha, alpha) (open in the paper)
     keep: tuple = (.9, .7)          # share kept of background and landslide pixels
     passes: int = 10                # stochastic passes of the teacher
-    drop: float = DROP              # dropout probability of these passes
+    drop: float = MC_DROPOUT        # dropout probability of these passes
     train_drop: float = 0.          # dropout probability at the same site in training (open in the paper); it distorts the batch norms behind it
     weight: float = 1.              # of the unlabelled half's loss
-    refresh: int|None = None        # renew the pseudo labels every so many reports
     uncertainty: str = 'logits'     # kind of uncertainty that ranks pixels, of `UNCERTAINTIES`
-    reduce: str = 'mean'            # of the logits' variance: 'mean' over the classes, or the 'predicted' one's (open in the paper)
     answer: str = 'plain'           # the teacher's prediction: 'plain', or the 'mean' of its passes (open in the paper)
-    from_student: bool = False      # renewed labels come from the current student
     region: bool = False            # adapt the teacher, or the finished model without one, to the unlabelled patches; not in the paper
     every: int = 1000               # iterations between two reports
 
@@ -84,7 +81,7 @@ def check_types(s):
 def one_of(names): return f'be one of {" ".join(names)}', lambda v: v in names
 
 RULES = (
-    ('bs size every passes refresh', 'be 1 or more', lambda v: v >= 1),
+    ('bs size every passes', 'be 1 or more', lambda v: v >= 1),
     ('iters', 'be 0 or more', lambda v: v >= 0),
     ('size', f'be {MOST["zoom"] * PATCH} or less', lambda v: v <= MOST['zoom'] * PATCH),
     ('lr power momentum wd alpha weight', 'be a number from 0 on', lambda v: 0 <= v < float('inf')),
@@ -93,7 +90,7 @@ RULES = (
     ('scale keep', 'be two numbers', lambda v: len(v) == 2 and all(isinstance(o, (int, float)) for o in v)),
     ('scale', 'ascend from above 0', lambda v: 0 < v[0] <= v[1] < float('inf')),
     ('keep', 'lie in [0, 1]', lambda v: all(0 <= o <= 1 for o in v)),
-    ('uncertainty', *one_of(UNCERTAINTIES)), ('reduce', *one_of(('mean', 'predicted'))), ('answer', *one_of(('plain', 'mean'))),
+    ('uncertainty', *one_of(UNCERTAINTIES)), ('answer', *one_of(('plain', 'mean'))),
     ('unlabelled', f'name splits of {" ".join(SPLITS)}', lambda v: all(o in SPLITS for o in v)))
 
 # %% ../../nbs/61_train.recipe.ipynb #8db1ec42

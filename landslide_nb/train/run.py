@@ -80,7 +80,7 @@ def stage_bank(
 ) -> PseudoBank:
     "The pseudo labels of a stage's unlabelled splits, not computed yet"
     return PseudoBank(teacher, unlabelled_dl(pool, stage.bs, next(teacher.parameters()).device), stage.keep, stage.passes, stage.drop, seed,
-                      answers=dealt_answers if many_processes() else teacher_answers, kind=stage.uncertainty, reduce=stage.reduce,
+                      answers=dealt_answers if many_processes() else teacher_answers, uncertainty=stage.uncertainty,
                       answer=stage.answer, **kwargs)
 
 # %% ../../nbs/66_train.run.ipynb #acf608eb
@@ -215,7 +215,7 @@ def train_stage(
             learn.remove_cb(ProgressCallback)
             learn.logger = noop
         st = SelfTraining(stage_bank(stage, teacher, pool, seed, amp=amp, progress=progress), augment, alpha=stage.alpha, weight=stage.weight,
-                          refresh=stage.refresh, from_student=stage.from_student, seed=own_seed(seed)) if stage.teacher else None
+                          seed=own_seed(seed)) if stage.teacher else None
         log = MetricsCSV(out/'metrics.csv', st)
         fit_stage(learn, stage, [*cbs, log, *([st] if st else []), *([Resume(state)] if state else [])], path, checkpoint, seed)
         rows = log.rows
