@@ -33,7 +33,7 @@ from landslide_nb.data.loader import landslide_dls, SplitDL
 from landslide_nb.data.block import BatchAugment
 from landslide_nb.model.dropout import mc_dropout
 from landslide_nb.model.losses import JaccardCE
-from landslide_nb.model.metrics import confusion, scores
+from landslide_nb.model.metrics import confusion, binary_scores
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.model.files import load_model
 from landslide_nb.predict.maps import predict_split, unlabelled_dl, predict_folder
@@ -298,7 +298,7 @@ def bench_meanfield(tmp, rows, n=14, timed=6):
         results = prob, run(backend='pydensecrf'), run(backend='torch', device='cpu'), meanfield_crf(prob, guides, CRFParams(), truncate=4).numpy()
         before, lattice, ours, far = (o > .5 for o in results)
         same, moved = ours == lattice, (ours != before) | (lattice != before)
-        f1 = {k: 100*scores(*confusion(o, ys))['f1'] for k, o in dict(before=before, lattice=lattice, ours=ours).items()}
+        f1 = {k: 100*binary_scores(*confusion(o, ys))['f1'] for k, o in dict(before=before, lattice=lattice, ours=ours).items()}
         rows.append((f'CRF of {len(xs)} {kind} patches in torch vs. by pydensecrf: share of pixels with the same mask', f'{same.mean():.3%}',
                      '99.5 % or more', bool(same.mean() >= .995),
                      f'F1 {f1["ours"]:.2f} vs. {f1["lattice"]:.2f}, before {f1["before"]:.2f}; of the {moved.mean():.2%} of the pixels that either '

@@ -33,7 +33,7 @@ from landslide_nb.model.files import load_for_patches
 from landslide_nb.model.uncertainty import Symmetric, UNCERTAINTIES
 from landslide_nb.model.metrics import risk_coverage
 from landslide_nb.predict.maps import predict_split, query_teacher, unlabelled_dl
-from landslide_nb.predict.adapt import adapt_to_region, clear_patches, ground_statistics, blended, norms, region_statistics
+from landslide_nb.predict.adapt import adapt_to_region, clear_patches, ground_statistics, with_statistics, norms, region_statistics
 from landslide_nb.selftrain.selection import select_class_balanced
 from landslide_nb.train.recipe import Stage
 from landslide_nb.train.run import spread_over, train_stage
@@ -241,9 +241,9 @@ def base_rows(w, rows, domain, b):
     own = own_statistics(w, set_name, model)
     add('source', model, **variance_ratio(model, own))
     if ', ' not in domain: add('source, eight symmetries', Symmetric(model))
-    add('re-estimated', blended(model, own, 1))
+    add('re-estimated', with_statistics(model, own, 1))
     stats = ground_statistics(model, clear_patches(bare(pool)))
-    for k, v in (('quarter', .25), ('half', .5), ('whole', 1)): add(f'statistics, {k}', blended(model, stats, v))
+    for k, v in (('quarter', .25), ('half', .5), ('whole', 1)): add(f'statistics, {k}', with_statistics(model, stats, v))
 
 
 FOLDS = [{1, 2, 3}, {27, 28}, {40, 41}] # neighbours on the ground; the others are dealt to four folds
@@ -270,11 +270,11 @@ def few_rows(w, rows, domain, b, start):
         seven = bare(w.real).subset((held + kept)[:7])
         def note(method, m): probs.setdefault(method, []).append(predict_split(m, w.real.subset(held)))
         note('source', model)
-        note('re-estimated', blended(model, region_statistics(model, bare(w.real).subset(kept), progress=False), 1))
+        note('re-estimated', with_statistics(model, region_statistics(model, bare(w.real).subset(kept), progress=False), 1))
         for text, pool in (('7', seven), ('the other 18', w.hazy_real)):
             if not len(pool := clear_patches(bare(pool))): continue
             stats = ground_statistics(model, pool)
-            for k, v in (('half', .5), ('whole', 1)): note(f'statistics of {text}, {k}', blended(model, stats, v))
+            for k, v in (('half', .5), ('whole', 1)): note(f'statistics of {text}, {k}', with_statistics(model, stats, v))
             note(f'statistics of {text}, as adapt_to_region has it', adapt_to_region(model, pool, progress=False)[0])
     order = [k for out in folds(w.real.ns) for k, n in enumerate(w.real.ns) if n in out]
     for method, p in probs.items(): rows.add(**name, method=method, **scored(np.concatenate(p), w.real.subset(order).y))
@@ -289,7 +289,7 @@ def trust_rows(w, rows, domain, b):
             name = dict(domain=domain, base=b, method=f'trust, {when}: {kind}', seed=w.seed)
             if rows.has(**name): continue
             model = w.base(set_name, b)
-            if when == 'whole': model = blended(model, ground_statistics(model, clear_patches(bare(pool))), 1)
+            if when == 'whole': model = with_statistics(model, ground_statistics(model, clear_patches(bare(pool))), 1)
             prob, unc = query_teacher(model, unlabelled_dl(truth, device=w.device), seed=w.seed, progress=False, uncertainty=kind)
             pred = (prob > .5).astype(np.uint8)
             labels = np.stack([*select_class_balanced(pred, unc, (.9, .7))[0]])
@@ -328,7 +328,7 @@ def student_rows(w, rows, domain, b, method):
     name = dict(domain=domain, base=b, seed=w.seed)
     if rows.has(**name, method=f'{method}, statistics after'): return
     base, pool = w.base(set_name, b), bare(pool)
-    adapted = blended(base, ground_statistics(base, clear_patches(pool)), 1)
+    adapted = with_statistics(base, ground_statistics(base, clear_patches(pool)), 1)
     fields = {'teacher': 'teacher', **ON, **{k: v for k, v in BASES[b][0].items() if k in ('arch', 'backbone', 'radiometry')}, **STUDENTS[method]}
     on = fields.pop('on', '')
     models = dict(teacher=adapted if on else base, base=adapted if on == 'whole' else base)
@@ -339,7 +339,7 @@ def student_rows(w, rows, domain, b, method):
     score = lambda m: scored(predict_split(m, truth), truth.y)
     rows.add(**name, method=method, **score(model), seconds=round(time.perf_counter() - began))
     rows.add(**name, method=f'{method}, eight symmetries', **score(Symmetric(model)))
-    rows.add(**name, method=f'{method}, statistics after', **score(blended(model, ground_statistics(model, clear_patches(pool)), 1)))
+    rows.add(**name, method=f'{method}, statistics after', **score(with_statistics(model, ground_statistics(model, clear_patches(pool)), 1)))
 
 
 def ceiling_rows(w, rows, domain, b):

@@ -19,7 +19,7 @@ from landslide_nb.data.store import Rows, Split, pack_data, read_split
 from landslide_nb.data.check import check_store
 from landslide_nb.data.loader import SplitDL
 from landslide_nb.model.losses import JaccardCE, cross_entropy, jaccard_loss
-from landslide_nb.model.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, scores
+from landslide_nb.model.metrics import LandslideF1, calibration, confusion, count_pixels, risk_coverage, binary_scores
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.predict.maps import predict_split, score_masks
 from landslide_nb.selftrain.selection import UncertaintyHistogram, select_class_balanced, select_streaming, uncertainty_bin
@@ -252,8 +252,8 @@ def test_counts_add_over_any_division(batch, data):
     metric.reset()
     for s in (slice(at), slice(at, None)):
         if len(y[s]): metric.accumulate(SimpleNamespace(pred=z[s], y=y[s]))
-    assert metric.value == scores(*whole.tolist())['f1']
-    assert score_masks(pred.numpy(), y.numpy()) == scores(*whole.tolist())
+    assert metric.value == binary_scores(*whole.tolist())['f1']
+    assert score_masks(pred.numpy(), y.numpy()) == binary_scores(*whole.tolist())
 
 
 COUNTS = st.integers(0, 10**12)
@@ -262,14 +262,14 @@ COUNTS = st.integers(0, 10**12)
 @given(COUNTS, COUNTS, COUNTS, COUNTS)
 @example(0, 0, 0, 5)
 def test_scores_agree_with_each_other(tp, fp, fn, tn):
-    s = scores(tp, fp, fn, tn)
+    s = binary_scores(tp, fp, fn, tn)
     p, r, f, j = (s[k] for k in ('precision', 'recall', 'f1', 'iou'))
     assert all(0 <= o <= 1 for o in s.values())
     assert min(p, r) - 1e-12 <= f <= max(p, r) + 1e-12
     close(j, f / (2 - f), 1e-12)
     if p + r: close(f, 2*p*r / (p + r), 1e-12)
-    assert scores(tp, fn, fp) == dict(precision=r, recall=p, f1=f, iou=j)
-    assert scores(tp + 1, fp, fn)['f1'] >= f and scores(tp, fp + 1, fn)['f1'] <= f
+    assert binary_scores(tp, fn, fp) == dict(precision=r, recall=p, f1=f, iou=j)
+    assert binary_scores(tp + 1, fp, fn)['f1'] >= f and binary_scores(tp, fp + 1, fn)['f1'] <= f
 
 
 @given(SHAPES, SEEDS, st.integers(1, 20))

@@ -14,7 +14,7 @@ from landslide_nb.data.synth import LABELLED, UNSEEN, synth_patch
 from landslide_nb.data.store import Split
 from landslide_nb.model.files import load_model, save_model
 from landslide_nb.model.segmenter import create_segmenter
-from landslide_nb.predict.adapt import adapt_to_region, blended, region_statistics
+from landslide_nb.predict.adapt import adapt_to_region, with_statistics, region_statistics
 from test_commands import BIN, run
 
 rasterio = pytest.importorskip('rasterio')
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
     torch.manual_seed(0)
     split = Split(np.stack([synth_patch(LABELLED, n)[0] for n in range(24)]), None, [*range(1, 25)])
     net = create_segmenter(backbone='test_resnet', scaling=split.measure_scaling()).eval()
-    net = blended(net, region_statistics(net, split, progress=False), 1)
+    net = with_statistics(net, region_statistics(net, split, progress=False), 1)
     with torch.no_grad():
         logits = net(torch.from_numpy(split.x[:8]))
         head = [o for o in net.modules() if isinstance(o, torch.nn.Conv2d) and o.out_channels == 2][-1]

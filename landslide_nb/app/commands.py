@@ -140,7 +140,7 @@ def in_domain_lines(
     return [line for k, o in found.items() for line in (f'{k}, held out: {o}', o.fault and f'{k}: warning: {o.fault}') if line]
 
 # %% ../../nbs/93_app.commands.ipynb #a176540b
-KINDS = 'logits', 'probability', 'entropy', 'margin', 'symmetries', 'members' # of uncertainty; not imported, or every --help would wait for torch
+KINDS = 'logits', 'margin', 'symmetries', 'members' # of uncertainty; not imported, or every --help would wait for torch
 OfAny, OfOne = (Annotated[str, dict(nargs='?', const='symmetries', choices=o)] for o in (KINDS, KINDS[:-1])) # one model has no members
 
 # %% ../../nbs/93_app.commands.ipynb #5ad98b62
@@ -177,8 +177,8 @@ def predict(
             net, lines = adapt_members(net, patches, bs=inference['bs'])
             print('\n'.join(lines))
         if mapping['symmetries']: net = Symmetric(net)
-        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save_prob=prob, save_crf=crf_prob,
-                               threshold=mapping['threshold'], n=inference['passes'], p=inference['drop'], bs=inference['bs'], seed=inference['seed'])
+        share = predict_folder(net, patches, out, CRFParams() if crf else None, uncertainty=uncertainty, save=['prob']*prob + ['crf']*crf_prob,
+                               threshold=mapping['threshold'], passes=inference['passes'], drop=inference['drop'], bs=inference['bs'], seed=inference['seed'])
         if zip: submission_zip(out)
         print(f'{len(patches)} masks in {out}, {100*share:.2f} % landslide')
 

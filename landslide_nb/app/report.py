@@ -115,7 +115,7 @@ def write_report(
     if 'valid' in data and data['valid'].y is not None: rows += ablation_rows(run, data['valid'], device, progress)
     for k in splits:
         maps = final_maps(run, data[k], device, progress)
-        if predictions: write_predictions(out/'predictions'/k, data[k].ns, save_prob=True, **maps)
+        if predictions: write_predictions(out/'predictions'/k, data[k].ns, save=('prob',), **maps)
         if k == splits[0]: save_figures(out, data[k], **maps)
         if k == 'test' and data[k].y is not None:
             rows.append(dict(model=last, variant='on test + CRF', **score_masks(maps['crf'] > .5, data[k].y)))

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from fastcore.basics import patch
 from ..data.bands import IGNORE, L4S, rgb
 from ..data.loader import as_split
-from ..model.metrics import confusion, scores, threshold_scores
+from ..model.metrics import confusion, binary_scores, threshold_scores
 from ..model.uncertainty import UNCERTAINTIES
 from ..predict.crf import CRFParams, dense_crf
 from ..predict.maps import predict_split, query_teacher
@@ -169,7 +169,7 @@ def crf_panels(
     p, image = CRFParams(**params), rgb(x)
     after = dense_crf(prob, x, p, backend)
     shown = (lambda o: overlay(image, o > threshold)) if truth is None else lambda o: error_map((o > threshold).astype(float), truth)
-    said = [f'{name}: {(o > threshold).mean():.2%} landslide' + ('' if truth is None else ', precision {precision:.1%}, recall {recall:.1%}, F1 {f1:.1%}'.format(**scores(*confusion(o > threshold, truth))))
+    said = [f'{name}: {(o > threshold).mean():.2%} landslide' + ('' if truth is None else ', precision {precision:.1%}, recall {recall:.1%}, F1 {f1:.1%}'.format(**binary_scores(*confusion(o > threshold, truth))))
             for name, o in (('before', prob), ('after', after))]
     changed = ', '.join(f'{k}={v!r}' for k, v in params.items() if v not in (getattr(CRFParams(), k), L4S.rgb))
     return {'patch': image, 'before': shown(prob), 'after': shown(after), 'probability after': coloured(after), 'about': '\n'.join([*said, f'crf_mask(prob, x, CRFParams({changed}))'])}
@@ -255,7 +255,7 @@ def adapted_panels(
     shown = coloured if show == 'probability' else lambda o: overlay(image, o > threshold)
     b, a = (o > threshold for o in two)
     differ = overlay(overlay(.5*image, a & ~b), b & ~a, COLOURS['miss'], .8)
-    line = [f'{name}: {(o > threshold).mean():.2%} landslide' + ('' if truth is None else ', F1 {f1:.1%}'.format(**scores(*confusion(o > threshold, truth)))) for name, o in zip(('before', 'after'), probs)]
+    line = [f'{name}: {(o > threshold).mean():.2%} landslide' + ('' if truth is None else ', F1 {f1:.1%}'.format(**binary_scores(*confusion(o > threshold, truth)))) for name, o in zip(('before', 'after'), probs)]
     return {'patch': image, 'before | after': split_view(*map(shown, two), swipe), 'gained orange, lost blue': differ, 'about': '\n'.join([*how, f'all patches: {"; ".join(line)}'])}
 
 # %% ../../nbs/55_look.explorers.ipynb #e1e001f5

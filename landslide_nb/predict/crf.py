@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from ..core.base import with_bar
 from ..data.bands import bands_of, stretch
-from ..model.metrics import confusion, scores
+from ..model.metrics import confusion, binary_scores
 from .meanfield import _check_probs, meanfield_crf
 
 # %% ../../nbs/32_predict.crf.ipynb #dabfe00a
@@ -273,5 +273,5 @@ def search_crf(
         for p in with_bar(tries, progress, 'searching'):
             pred = crf_split(probs, xs, p, False, pool=pool, backend=backend, device=device) > threshold
             fields = {k: None if p is NO_CRF else getattr(p, k) for k in grid}
-            table.append(dict(crf=p is not NO_CRF, **fields, **scores(*confusion(pred, truth))))
+            table.append(dict(crf=p is not NO_CRF, **fields, **binary_scores(*confusion(pred, truth))))
     return tries[int(np.argmax([r[metric] for r in table]))], table

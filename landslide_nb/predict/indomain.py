@@ -16,7 +16,7 @@ from ..data.store import Split
 from ..model.dropout import dropout_site
 from ..model.metrics import threshold_scores
 from .maps import predict_split
-from .adapt import RegionStatistics, blended, has_norms, norms, region_statistics
+from .adapt import RegionStatistics, with_statistics, has_norms, norms, region_statistics
 
 # %% ../../nbs/36_predict.indomain.ipynb #51f8650d
 def variance_ratios(
@@ -72,6 +72,6 @@ def reestimated(
     progress: bool = True # show a bar
 ) -> nn.Module: # a copy in eval mode, without dropout in training
     "The model with its batch-norm statistics measured again; `ValueError` without batch norms or patches"
-    net = blended(model, region_statistics(model, split, bs, progress), 1)
+    net = with_statistics(model, region_statistics(model, split, bs, progress), 1)
     dropout_site(net).train_p = 0.
     return net

@@ -22,7 +22,7 @@ from ..data.store import Split, release, scratch
 from ..data.check import file_faults
 from ..data.loader import SplitDL
 from ..model.dropout import MC_DROPOUT, evaluating
-from ..model.metrics import confusion, scores
+from ..model.metrics import confusion, binary_scores
 from ..model.uncertainty import prob_and_uncertainty, checked_uncertainty
 from .crf import crf_pool, crf_split
 
@@ -131,7 +131,7 @@ def score_masks(
     "The contest's score: the landslide class over all pixels of all patches pooled; more of the one than of the other raise `ValueError`"
     counts = np.zeros(4, dtype=np.int64)
     for p, t in zip(preds, truths, strict=True): counts += [int(o) for o in confusion(p, t)]
-    return scores(*counts.tolist())
+    return binary_scores(*counts.tolist())
 
 # %% ../../nbs/33_predict.maps.ipynb #c9c03113
 def evaluate(
@@ -149,13 +149,12 @@ def write_predictions(
     ns: list,          # the patches' numbers
     prob: np.ndarray,  # `(N, H, W)` the network's landslide probability
     unc: np.ndarray = None, # `(N, H, W)` uncertainty, written where given
-    save_prob: bool = False,# also write the network's probability
+    save: tuple = (),       # further maps to write: 'prob', the network's probability, and 'crf', that after the CRF
     threshold: float = .5,  # landslide above this probability
-    crf: np.ndarray = None, # `(N, H, W)` probability after the CRF; where given, the masks are made from it
-    save_crf: bool = False  # also write that, where given
+    crf: np.ndarray = None  # `(N, H, W)` probability after the CRF; where given, the masks are made from it
 ):
     "One `mask_N.h5` a patch (key `mask`, uint8), and `prob_N.h5`, `crf_N.h5`, `uncertainty_N.h5` (keys `prob`, `crf`, `uncertainty`, float32)"
-    maps = dict(prob=prob if save_prob else None, crf=crf if save_crf else None, uncertainty=unc)
+    maps = dict(prob=prob if 'prob' in save else None, crf=crf if 'crf' in save else None, uncertainty=unc)
     for i, n in enumerate(ns):
         write_mask(Path(out)/f'mask_{n}.h5', (prob if crf is None else crf)[i] > threshold)
         for key, o in maps.items():
@@ -189,21 +188,20 @@ def predict_folder(
     out,               # folder
     params = None,     # `CRFParams` to sharpen the contours of the masks, None for no CRF
     uncertainty = False,       # also write the uncertainty: True for the one that ranks errors best, or one of `UNCERTAINTIES`
-    save_prob: bool = False,   # also write the network's probability
+    save: tuple = (),  # further maps to write: 'prob', the network's probability, and 'crf', that after the CRF
     threshold: float = .5,     # landslide above this probability
     passes: int = 10,  # stochastic passes, for `uncertainty='logits'`
     drop: float = MC_DROPOUT, # their dropout probability
     bs: int = 16,      # patches a batch
     seed: int = 0,     # of the passes
-    progress: bool = True, # show a bar
-    save_crf: bool = False # also write the probability after the CRF, where there is one
+    progress: bool = True # show a bar
 ) -> float: # share of landslide pixels
     "Predict a split and write the maps as they come, batch by batch; the model is left in eval mode"
     model.eval()
     found = 0
     with closing(maps_of(model, split, params, checked_uncertainty(uncertainty), passes, drop, bs, seed, progress)) as batches:
         for ns, prob, unc, crf in batches:
-            write_predictions(out, ns, prob, unc, save_prob, threshold, crf, save_crf)
+            write_predictions(out, ns, prob, unc, save, threshold, crf)
             found += int(((prob if crf is None else crf) > threshold).sum())
     return found / np.prod([len(split), *split.x.shape[2:]])
 

@@ -21,7 +21,7 @@ from ..core.base import InputError, atomic_path, write_json, with_bar
 from ..data.bands import IGNORE, PATCH, Bands
 from ..data.store import Split
 from ..model.files import load_for_patches
-from ..model.metrics import confusion, scores
+from ..model.metrics import confusion, binary_scores
 from ..predict.adapt import adapt_to_region
 from ..train.recipe import Stage
 from ..train.run import begin_run, stage_bank, train_stage
@@ -119,7 +119,7 @@ def score_checked(
             n += (t != IGNORE).sum(), ((t != IGNORE) & (m == IGNORE)).sum()
             counts += confusion(m == 1, np.where(m == IGNORE, IGNORE, t))
     if n[0] == n[1]: raise SceneError(checked, f'none of its checked pixels is mapped in {path}')
-    return dict(scores(*counts.tolist()), **labels.counts, polygons=len(labels.frame), pixels=int(n[0]), not_mapped=int(n[1]))
+    return dict(binary_scores(*counts.tolist()), **labels.counts, polygons=len(labels.frame), pixels=int(n[0]), not_mapped=int(n[1]))
 
 # %% ../../nbs/85_scene.checked.ipynb #5db28f78
 def checked_windows(

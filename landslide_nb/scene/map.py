@@ -21,7 +21,7 @@ from .. import __version__
 from ..core.base import InputError, InputWarning, atomic_path, write_json
 from ..data.bands import IGNORE, PATCH
 from ..model.files import is_starter, model_folder
-from ..model.uncertainty import UNCERTAINTIES, asked_kind
+from ..model.uncertainty import UNCERTAINTIES, checked_uncertainty
 from ..predict.crf import CRFParams, crf_backend
 from .grid import Grid, SceneError, geo, open_raster
 from .reader import Scene
@@ -236,7 +236,7 @@ def map_scene(
     check_request(out, polygons, crf, crf_prob)
     how, sha, s = Inference(**inference), checksum(model), as_scene(scene, model_bands(model))
     device, cut = str(how.device or default_device()), Windows(*s.grid.shape, how.size, how.overlap, how.bs)
-    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(cut), uncertainty=asked_kind(uncertainty),
+    job = dict(model=os.path.abspath(model_folder(model)), sha256=sha, scene=s.args, cut=asdict(cut), uncertainty=checked_uncertainty(uncertainty),
                passes=how.passes, drop=how.drop, seed=how.seed, amp=how.amp, device=device, symmetries=bool(symmetries))
     about = dict(job=job, files=[fingerprint(o) for o in s.files()], crf=dict(backend=crf_backend(device), **asdict(CRFParams())) if crf else None,
                  adapt=is_starter(model) if adapt is None else bool(adapt), version=__version__)

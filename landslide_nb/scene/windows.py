@@ -207,7 +207,7 @@ def forward(self:Predictor,
     if x is None: return np.zeros((self.layers, 0, self.cut.size, self.cut.size), np.float32)
     o, start = self.job, time.perf_counter()
     x = torch.from_numpy(x).to(o['device'])
-    if o['uncertainty']: res = query_batch(self.model, x, o['passes'], o['drop'], o['seed'] + n, amp=o['amp'], kind=o['uncertainty'])
+    if o['uncertainty']: res = query_batch(self.model, x, o['passes'], o['drop'], o['seed'] + n, amp=o['amp'], uncertainty=o['uncertainty'])
     else: res = predict_batch(self.model, x, o['amp']),
     self.inside += time.perf_counter() - start
     return np.where(ok, np.stack(res), np.float32(np.nan))

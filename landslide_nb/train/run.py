@@ -25,7 +25,7 @@ from ..data.loader import hold_back, landslide_dls
 from ..data.store import Split, on_device, read_split
 from ..model.files import load_for_patches, load_model, save_model
 from ..model.segmenter import create_segmenter
-from ..predict.adapt import adapt_to_region, blended, region_statistics
+from ..predict.adapt import adapt_to_region, with_statistics, region_statistics
 from ..predict.indomain import InDomain, in_domain
 from ..predict.maps import evaluate, teacher_answers, unlabelled_dl
 from ..selftrain.bank import PseudoBank
@@ -33,7 +33,7 @@ from ..selftrain.callback import SelfTraining
 from ..look.charts import plot_curves
 from .radiometry import Radiometry
 from .recipe import Recipe, RecipeError, Stage
-from .loop import Checkpoint, MetricsCSV, Resume, load_checkpoint, patient_interrupt, poly, reports, nesterov
+from .loop import Checkpoint, MetricsCSV, Resume, load_checkpoint, patient_interrupt, poly_decay, reports, nesterov
 from .processes import dealt_answers, in_step, many_processes, my_share, own_chance, own_seed, wait_for_processes
 from .learner import LandslideLearner
 
@@ -163,7 +163,7 @@ def fit_stage(
 ):
     "Fit, with the polynomial schedule, checkpoints and the other processes"
     if rank_distrib(): set_seed(own_seed(seed), reproducible=True)
-    cbs = [*cbs, ParamScheduler({'lr': poly(stage.lr, stage.power)})]
+    cbs = [*cbs, ParamScheduler({'lr': poly_decay(stage.lr, stage.power)})]
     with patient_interrupt() as stop, in_step(learn, learn.dls.device):
         fit_in_memory(learn, reports(stage.iters, stage.every)[0], [*cbs, Checkpoint(path, seconds, stop)], stage)
 
@@ -220,7 +220,7 @@ def train_stage(
         fit_stage(learn, stage, [*cbs, log, *([st] if st else []), *([Resume(state)] if state else [])], path, checkpoint, seed)
         rows = log.rows
         if not stage.teacher:
-            if stage.radiometry: model = blended(model, region_statistics(model, spread_over(data['train'], 256), stage.bs, False), 1)
+            if stage.radiometry: model = with_statistics(model, region_statistics(model, spread_over(data['train'], 256), stage.bs, False), 1)
             model, how = to_region(model)
     model.eval()
     if not rank_distrib():
