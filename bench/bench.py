@@ -6,6 +6,7 @@
 Each comparison runs its sides in turn, several times over, and gives medians and the range of the ratio.
 """
 import argparse
+import io
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -42,14 +44,12 @@ from landslide_nb.predict.meanfield import meanfield_crf
 from landslide_nb.predict.crf import CRFParams, crf_split, guide_image
 from landslide_nb.selftrain.selection import UncertaintyHistogram, uncertainty_bin
 from landslide_nb.selftrain.bank import PseudoBank
-from landslide_nb.look.panels import Shell
-from landslide_nb.look.explore import explore
-from landslide_nb.look.explorers import explore_adapt, explore_crf, explore_threshold
+from landslide_nb.look.explorers import explore, explore_adapt, explore_crf, explore_threshold
 from landslide_nb.selftrain.callback import SelfTraining, draw_lam, mixed_loss, mixup
 from landslide_nb.train.recipe import DEMO, PAPER
 from landslide_nb.train.loop import nesterov
 from landslide_nb.train.run import train_stage
-from landslide_nb.scene.explore import MapShell, explore_map
+from landslide_nb.scene.explore import explore_map
 from landslide_nb.scene.map import map_scene
 from landslide_nb.scene.reader import Scene
 from landslide_nb.scene.synthetic import write_scene
@@ -237,8 +237,10 @@ def live_hands(tmp):
     xs, ys = (np.stack(o) for o in zip(*(synth_patch(LABELLED, i) for i in range(16))))
     split, (model, info) = Split(xs, ys), load_model('starter')
     bank = PseudoBank(model, unlabelled_dl(Split(xs), BS, 'cpu'), uncertainty='margin', progress=False).make()
-    shell = lambda e, name: Shell(e).hands[name]
-    steps, view = np.linspace(.1, .9, 21), MapShell(explore_map(tmp/'map'))
+    def shell(e, name):
+        e.on_screen()
+        return e.inputs[name]
+    steps = np.linspace(.1, .9, 21)
     return {'explore: opacity': (shell(explore(split, 'starter', uncertainty='margin', progress=False), 'opacity'), steps),
             'explore: another patch, asked for the first time, uncertainty=margin': (
                 shell(explore(split, 'starter', uncertainty='margin', progress=False), 'n'), range(1, 16)),
@@ -248,15 +250,16 @@ def live_hands(tmp):
             'explore_crf: reach': (shell(explore_crf(bank.prob[0], xs[0], ys[0]), 'sxy'), np.arange(5., 26.)),
             'explore_threshold': (shell(explore_threshold(bank.prob, ys, xs), 'threshold'), steps),
             'explore_adapt: swipe': (shell(explore_adapt('starter', split, weight=.5, progress=False), 'swipe'), steps),
-            'explore_map: threshold, 400 x 400': (view.hands['threshold'], steps)}
+            'explore_map: threshold, 400 x 400': (shell(explore_map(tmp/'map'), 'threshold'), steps)}
 
 
 def bench_explore(tmp, rows):
-    for name, (hand, values) in live_hands(tmp).items():
+    with redirect_stdout(io.StringIO()): hands = live_hands(tmp)
+    for name, (hand, values) in hands.items():
         took = []
         for v in values:
             start = time.perf_counter()
-            hand.value = v
+            with redirect_stdout(io.StringIO()): hand.value = v # the texts are printed
             took.append(1000*(time.perf_counter() - start))
         most, live = float(np.quantile(took, .9)), 'symmetries' not in name
         rows.append((f'{name}: from a hand at the slider to the new pictures as bytes', f'{np.median(took):.0f} ms',

@@ -33,7 +33,6 @@ from .selftrain.callback import *
 from .look.images import *
 from .look.charts import *
 from .look.pseudo import *
-from .look.panels import *
 from .look.explore import *
 from .look.explorers import *
 from .train.radiometry import *

@@ -60,9 +60,8 @@ def test_a_stage_trains_on_a_gpu(world, fields, tmp_path):
 
 
 def test_an_explorer_asks_on_a_gpu(world):
-    from landslide_nb.look.explore import Opinions, Patches
-    patches = Patches(world['test'])
-    says = Opinions('starter', patches, kind='margin')
-    assert next(says.model.parameters()).is_cuda
+    from landslide_nb.look.explorers import Patches, copied_model, predictor
+    model = copied_model('starter')
+    assert next(model.parameters()).is_cuda
     there = predict_split(load_for_patches('starter')[0], world['test'], amp=False)
-    close(says(0)[0], there[0], .1) # in the lower precision
+    close(predictor(model, Patches(world['test']), 'margin')(0)[0], there[0], .1) # in the lower precision

@@ -1,4 +1,4 @@
-"""Pseudo labels and mixed-up batches as figures
+"""Figures of what a student is trained on: pseudo labels over a patch, and mixed patches with both masks
 
 Docs: https://landslide-nb.github.io/landslide_nb/look.pseudo.html.md"""
 
@@ -36,7 +36,7 @@ def label_colours(
 
 # %% ../../nbs/52_look.pseudo.ipynb #67e32136
 def show_pseudo(
-    x,            # `(14, H, W)` patch, any linear scaling
+    x,            # `(C, H, W)` patch, any linear scaling
     labels,       # `(H, W)` pseudo labels with 0, 1 and 255 (ignored)
     truth = None, # `(H, W)` mask to outline, where it is known
     ax = None,    # axes to draw on, new ones by default
@@ -66,7 +66,7 @@ def mixed_colours(
 
 # %% ../../nbs/52_look.pseudo.ipynb #8846e040
 def show_mixed(
-    x,           # `(14, H, W)` mixed patch, any linear scaling
+    x,           # `(C, H, W)` mixed patch, any linear scaling
     y,           # `(H, W)` mask of the patch, 255 is ignored
     other,       # `(H, W)` mask of what it was mixed with
     lam: float,  # share of the patch, from 0 to 1
@@ -78,7 +78,7 @@ def show_mixed(
 
 # %% ../../nbs/52_look.pseudo.ipynb #dc6b6602
 def show_mixed_batch(
-    x,               # `(B, 14, H, W)` mixed batch, any linear scaling
+    x,               # `(B, C, H, W)` mixed batch, any linear scaling
     y,               # `(B, H, W)` masks of the patches, 255 is ignored
     other,           # `(B, H, W)` masks of what they were mixed with, `y[perm]`
     lam: float,      # share of the patch, from 0 to 1
@@ -100,8 +100,8 @@ def show_mixed_batch(
 def next_batch(
     cb: SelfTraining,# whose batch is wanted
     dls              # of its Learner
-) -> tuple: # for each half: mixed `(B, 14, H, W)`, masks and partners' masks `(B, H, W)`; and lam
-    "A batch as the callback makes it, which takes nothing from the training's chance"
+) -> tuple: # for each half: mixed `(B, C, H, W)`, masks and partners' masks `(B, H, W)`; and lam
+    "A batch as the callback makes it; the random state of the training stays as it is"
     chance, aside = torch.get_rng_state(), copy.copy(cb)
     x, y = dls.train.new().one_batch()[:2]
     aside.learn = SimpleNamespace(dls=dls, cbs=[], xb=(x,), yb=(y,))
@@ -118,16 +118,17 @@ def show_batch(self:SelfTraining,
     max_n: int = 4,        # patches of each half, one a column
     size: float = 2.4      # side of an image, inches
 ) -> plt.Figure:
-    "A batch as the student sees it: both halves augmented and mixed, own masks orange, partners' blue, ignored pixels grey; makes the bank where it is not; returns the figure"
+    "The next batch, augmented and mixed: own masks orange, partners' blue, ignored pixels grey; makes the bank if needed; returns the figure"
     learn = learn if learn is not None else getattr(self, 'learn', None)
-    if learn is None: raise ValueError('which Learner? Give it: cb.show_batch(learn)')
+    if learn is None: raise ValueError('no Learner yet: cb.show_batch(learn)')
     *halves, lam = next_batch(self, learn.dls)
+    bands = getattr(learn.model, 'bands', None)
     n = min(max(len(o[0]) for o in halves), max_n)
     fig, axs = plt.subplots(4, n, figsize=(n*size + .4, 4*size + .6), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for (image, masks), (x, y, other), name in zip((axs[:2], axs[2:]), halves, ('labelled', 'pseudo-labelled')):
         for i in range(min(n, len(x))):
-            show_map(rgb(x[i]), image[i]).axis('on')
+            show_map(rgb(x[i], of=bands), image[i]).axis('on')
             show_map(mixed_colours(np.ones((*y.shape[1:], 3)), y[i], other[i], lam), masks[i]).axis('on')
         image[0].set_ylabel(name, fontsize=11)
         masks[0].set_ylabel('its two masks', fontsize=11)

@@ -11,6 +11,7 @@ __all__ = ['UNCERTAINTIES', 'Symmetric', 'Ensemble', 'load_run', 'prob_and_uncer
 from pathlib import Path
 import torch
 from torch import nn
+from ..data.bands import L4S, Bands
 from .dropout import MC_DROPOUT, mc_passes, mean_and_variance
 from .files import ModelError, load_for_patches, model_folder
 
@@ -64,6 +65,8 @@ class Ensemble(Members):
 
     @property
     def scaling(self): return self.models[0].scaling
+    @property
+    def bands(self): return self.models[0].bands
 
     def members(self, x):
         for m in self.models: yield m(x).float().softmax(1)
@@ -71,13 +74,14 @@ class Ensemble(Members):
 # %% ../../nbs/26_model.uncertainty.ipynb #dc951f21
 def load_run(
     path,         # folder of a model, or of a run with several of them, or 'starter'
-    device = 'cpu'# where to put them
+    device = 'cpu',# where to put them
+    bands: Bands = L4S # of the patches that they are wanted for; None for any
 ) -> tuple: # the model, or an `Ensemble` of all models of the run, in eval mode; `ModelInfo` of the model or of the last one
     "A saved model, or all models of a run as one; `ModelError` where there is none"
     path = model_folder(path)
     folders = sorted(o.parent for o in path.glob('*/model.json')) if path.is_dir() and not (path/'model.json').exists() else []
-    if not folders: return load_for_patches(path, device)
-    models, infos = zip(*(load_for_patches(o, device) for o in folders))
+    if not folders: return load_for_patches(path, device, bands)
+    models, infos = zip(*(load_for_patches(o, device, bands) for o in folders))
     return Ensemble(models).eval(), infos[-1]
 
 # %% ../../nbs/26_model.uncertainty.ipynb #b5659837
