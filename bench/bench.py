@@ -124,7 +124,7 @@ def parts():
     labelled, region = Split(xs, ys, list(range(32))), Split(xs[:16], None, list(range(16)))
     torch.manual_seed(0)
     model, teacher = (create_segmenter(backbone=BACKBONE).to(memory_format=torch.channels_last) for _ in range(2))
-    bank = PseudoBank(teacher.eval(), unlabelled_dl(region, BS, 'cpu'), n=2, seed=0, progress=False).make()
+    bank = PseudoBank(teacher.eval(), unlabelled_dl(region, BS, 'cpu'), passes=2, seed=0, progress=False).make()
     return labelled, model, bank
 
 
@@ -372,7 +372,7 @@ def grow(kind, n, folder):
     model = create_segmenter(backbone='test_resnet').eval()
     before, start = peak(), time.perf_counter()
     split = read_split(folder/f'store-{n}', 'valid')
-    if kind == 'bank': PseudoBank(model, unlabelled_dl(split, 16, 'cpu'), n=2, seed=0, progress=False).make()
+    if kind == 'bank': PseudoBank(model, unlabelled_dl(split, 16, 'cpu'), passes=2, seed=0, progress=False).make()
     elif kind == 'region': ground_statistics(model, split)
     else: predict_folder(model, split, folder/f'pred-{n}', progress=False)
     print(time.perf_counter() - start, before, peak())

@@ -471,10 +471,11 @@ TEXTS = {
 median of a layer), F1 as it is, with statistics measured again on its own training patches, and with those of the region.""",
     'Batch-norm adaptation': """Bases that drop nothing in training; a number behind a domain is the size of the unlabelled pool. Shares of landslide
 pixels: source / statistics / true; last but one, F1 at the threshold of the largest expected F1, of the source and with the statistics.""",
-    'Self-training': """Students of 200 further iterations, lr .005. *on whole*: teacher and student start with the statistics of the region; *after*: F1
-with the region's statistics in the finished student. The control learns from labels alone, for as long. Numbers: shares kept of background and
-landslide, .9 and .7 unless named; ceiling: fine-tuned as long on labels of half of the region, scored on the other half. The second round (labels
-made anew by the student after 200 of 400 iterations) and halves apart (batch statistics for each half of a batch) are not in the library any more.""",
+    'Self-training': """Students of 200 further iterations, lr .005. *on whole*: teacher and student start with the statistics of the region; *after*:
+F1 with the region's statistics in the finished student. The control learns from labels alone, for as long. Numbers: shares kept of
+background and landslide, .9 and .7 unless named; ceiling: fine-tuned as long on labels of half of the region, scored on the other half. The
+second round (labels made anew by the student after 200 of 400 iterations) and halves apart (batch statistics for each half of a batch) are not
+in the library any more.""",
     'Fourteen real patches': 'Groups of the 14 real fourteen-band patches left out in turn, 300 iterations.',
     'Which uncertainty to trust': 'Of bases that drop nothing in training; the passes drop p = .3 all the same.'}
 

@@ -21,7 +21,6 @@ from .model.metrics import *
 from .model.segmenter import *
 from .model.files import *
 from .model.uncertainty import *
-from .model.sentinel2 import *
 from .predict.maps import *
 from .predict.meanfield import *
 from .predict.crf import *
@@ -32,7 +31,6 @@ from .selftrain.bank import *
 from .selftrain.callback import *
 from .look.images import *
 from .look.charts import *
-from .look.pseudo import *
 from .look.explore import *
 from .look.explorers import *
 from .train.radiometry import *
@@ -53,4 +51,3 @@ from .scene.cut import *
 from .scene.checked import *
 from .scene.explore import *
 from .app.report import *
-from .app.demo import *

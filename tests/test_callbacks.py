@@ -48,7 +48,7 @@ def fit(tmp_path):
         dls = landslide_dls(patches(12, 0), valid=patches(4, 1), bs=4, iters=iters, batch_tfms=BatchAugment(), shuffle_seed=0,
                             device='cpu')
         learn = Learner(dls, net(), JaccardCE(), lr=lr, metrics=landslide_metrics(), path=tmp_path)
-        bank = PseudoBank(net().eval(), dls.test_dl(patches(8, 2)), n=2, seed=0, progress=False)
+        bank = PseudoBank(net().eval(), dls.test_dl(patches(8, 2)), passes=2, seed=0, progress=False)
         watch = Watch()
         own = [SelfTraining(bank, seed=0, **kw)] if selftrain else []
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=[*own, watch, *cbs])

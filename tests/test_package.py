@@ -198,7 +198,7 @@ def test_the_front_door_gives_what_a_person_types():
 
 def test_names_are_few_and_none_is_for_tests_alone():
     names = {o: m for m in MODULES for o in public(m)}
-    assert len(names) == sum(len(public(m)) for m in MODULES) <= 180
+    assert len(names) == sum(len(public(m)) for m in MODULES) <= 150
     assert not {'found', 'told', 'by', 'GoOn', 'GoOnWithin'} & names.keys()
     texts = {m: ast.dump(tree(m)) for m in MODULES} | {o.name: o.read_text(encoding='utf-8') for o in (ROOT/'bench').glob('*.py')}
     lessons = '\n'.join(c.source for o in NOTEBOOKS for c in cells(o) if not c.source.startswith('#| export'))

@@ -18,7 +18,7 @@ from landslide_nb.model.losses import JaccardCE
 from landslide_nb.model.segmenter import create_segmenter
 from landslide_nb.train.recipe import DEMO, Recipe
 from landslide_nb.train.loop import nesterov
-from landslide_nb.app.demo import run_demo
+from landslide_nb.app.report import run_demo
 
 TINY = Recipe('tiny', [replace(s, iters=2, every=1, bs=2, backbone='test_resnet' if s.arch != 'hrnet' else s.backbone)
                        for s in DEMO.stages if s.name in ('model1', 'model2', 'model3', 'model2_without', 'model3_without', 'final')])

@@ -275,7 +275,7 @@ def demo(
     repeats: int = 1   # worlds, with seeds from `seed` on, each in a folder of OUT; the table then has mean and spread
 ):
     "The whole method on a synthetic world: four models, CRF, the ablation table, the Figure-2 panel and a submission zip"
-    from landslide_nb.app.demo import run_demo, run_demos
+    from landslide_nb.app.report import run_demo, run_demos
     print(run_demo(out, seed) if repeats == 1 else run_demos(out, range(seed, seed + repeats)))
 
 # %% ../../nbs/93_app.commands.ipynb #5321a330

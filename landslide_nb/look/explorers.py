@@ -31,7 +31,7 @@ from ..predict.maps import predict_split, query_batch
 from ..predict.adapt import adapt_members
 from ..selftrain.bank import PseudoBank, frozen
 from .images import COLOURS, as_numpy, error_map, overlay
-from .pseudo import label_colours
+from .charts import label_colours
 from .explore import Control, Explorer, chart, coloured, composites, crossed, pixel_line, spectrum_chart
 
 # %% ../../nbs/54_look.explorers.ipynb #24eb14a5

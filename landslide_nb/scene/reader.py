@@ -17,8 +17,7 @@ from ..data.bands import L4S, Bands
 from .grid import Mask, PixelSize, SceneError, Shapes, geo, grid_of, open_raster, thinned
 from .terrain import Elevation
 from .synthetic import L1C_BANDS
-from .units import WANTED, check_bands, described_band, facts_in, file_facts, find_bands, find_units
-from .units import known_units, meta_files, own_units, product_folder, safe_bands
+from .units import WANTED, check_bands, described_band, facts_in, file_facts, find_bands, find_units, known_units, meta_files, own_units, product_folder, safe_bands
 
 # %% ../../nbs/76_scene.reader.ipynb #5ca5e71a
 def valid_pixels(
