@@ -486,7 +486,8 @@ Made by `make regions`, that is `python bench/regions.py`. F1 in percent of the 
 best threshold. Small models: ResNet-10t under DeepLabV3+, 128 pixels, batches of 8, 500 iterations, lr .02; means over the seeds. `Hokkaido`,
 `Nepal` and `Taiwan` are real regions in three bands (the other eleven stand at the benchmark's mean), mapped by models of the other two; `home
 block` is one of three blocks of 60 patches of Taiwan held out of a model of all three regions; `synthetic` is the library's own world in fourteen
-bands; `real 14 bands` are fourteen real patches mapped by models of synthetic ones. The real patches carry no claim about the benchmark.
+bands; `real 14 bands` are fourteen real patches mapped by models of synthetic ones. The real patches carry no claim about the benchmark. The rows
+of `synthetic` and `real 14 bands` are of the former synthetic world, whose terrain was fractal noise.
 """
 
 
