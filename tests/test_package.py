@@ -213,6 +213,12 @@ def test_exported_cells_are_small():
     assert statistics.median(chain.from_iterable(sizes.values())) <= 15
 
 
+def test_every_notebook_shows_something():
+    few = {o.name: n for o in NOTEBOOKS if o.name[0].isdigit() and (n := sum(bool(c.get('outputs')) for c in read_nb(o).cells)) < 3}
+    assert not few
+    assert len([o for o in NOTEBOOKS if o.name[0].isdigit()]) <= 48
+
+
 def test_lines_are_short():
     long = [f'{o.name}:{i}' for d in ('tests', 'bench', 'tools') for o in (ROOT/d).glob('*.py')
             for i, line in enumerate(o.read_text(encoding='utf-8').splitlines(), 1) if len(line) > 150]
