@@ -147,7 +147,7 @@ def test_bands_that_do_not_fit_are_one_line(four, tmp_path):
     np.save(four/'images/image_2.npy', np.ones((4, 64, 64)))
     refused(run('pack', four, tmp_path/'s', '--bands', 'B4,B3,B2,dem'), 'pack', 'image_2.npy', 'is 64 x 64 pixels, the first patch 64 x 96')
     res = run('pack', four, tmp_path/'s', '--bands', 'B4,B3,B2,dem', '--skip-bad')
-    assert res.returncode == 0 and '1 bad file left out' in res.stderr or '2 bad files left out' in res.stderr, res.stderr
+    assert res.returncode == 0 and '1 bad file left out' in res.stderr, res.stderr
     with pytest.raises(PatchError, match='holds the bands B4 B3 B2 dem, not red green blue'): read_split(tmp_path/'s', bands=RGB)
     index = json.loads((tmp_path/'s/index.json').read_text())
     for bands in ([], [['x'*99, 1, 'DN', 1, 1]]*4, 'RGB', [[*o[:3], 0, 1] for o in index['bands']]):

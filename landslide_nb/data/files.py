@@ -371,10 +371,14 @@ def read_pair(
     try:
         x = read_patch(f.img, size, bands or L4S)
         if sides and x.shape[1:] != tuple(sides): raise PatchError(f.img, f'is {shape_text(x.shape[1:])} pixels, the first patch {shape_text(sides)}')
-    except PatchError as e: note_fault(e, bad)
+    except PatchError as e:
+        note_fault(e, bad)
+        x = None
     try:
         if f.mask is not None: y = read_mask(f.mask, size)
         if x is not None and y is not None and y.shape != x.shape[1:]:
             raise PatchError(f.mask, f'is {shape_text(y.shape)} pixels, its patch {shape_text(x.shape[1:])}')
-    except PatchError as e: note_fault(e, bad)
+    except PatchError as e:
+        note_fault(e, bad)
+        y = None
     return x, y

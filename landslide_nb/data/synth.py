@@ -276,7 +276,7 @@ def surveyed(
     "Slope and elevation from a model of 12 to 30 m: metres off; in a patch often resampled to the nearest, with the slope in whole degrees"
     k, rim, at = rng.uniform(1.2, 3), (len(dem) - size)//2, np.arange(size)
     low = gaussian_filter(dem + rng.uniform(0, 8)*gaussian_filter(rng.standard_normal(dem.shape), 1.2), k/2)
-    if (coarse := rng.random() >= .4) and size <= PATCH: at = (np.floor(at/k)*k + k/2).astype(int).clip(0, size - 1)
+    if rng.random() >= .4 and size <= PATCH: at = (np.floor(at/k)*k + k/2).astype(int).clip(0, size - 1)
     slope = slope_degrees(low)[rim + at[:, None], rim + at]
     return np.stack([np.round(slope) if rng.random() < .6 and size <= PATCH else slope, low[rim:rim + size, rim:rim + size]])
 
